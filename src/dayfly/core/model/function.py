@@ -1,0 +1,94 @@
+"""Function, version, alias: what a user deploys and what a gateway must know to run it.
+
+A *function* is a name in a namespace. Each deploy makes an immutable, numbered *version*; an *alias* (`live` by default)
+points at one version, or at two with weights. `docs/functions.md` documents every setting of `FunctionConfig`.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Egress = Literal["none", "internet"]
+Auth = Literal["token", "none"]
+
+
+class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one version, as `dayfly.toml` and the command line give them. Bounds: core/manifest/settings.py."""
+
+    handler: str = "handler.handler"  # module.function; slashes allowed before the last dot
+    runtime: str = ""  # "python3.11" …; empty = the platform's default interpreter
+    memory_mb: int = 128
+    tmp_mb: int = 64  # size of /tmp; counts against memory_mb where cgroups are there
+    timeout_seconds: float = 30.0
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    concurrency: int = 1  # calls at once in one instance; above 1 needs an async handler
+    min_instances: int = 0
+    max_instances: int = 100
+    keep_alive_seconds: float = 60.0
+    queue_max: int = 1000
+    egress: Egress = "none"
+    auth: Auth = "token"
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable deploy: config + code + dependency layer, all by digest."""
+
+    namespace: str
+    function: str
+    number: int
+    config: FunctionConfig
+    code_digest: str  # sha256 of the canonical bundle; names the folder DATA/code/DIGEST
+    layer_digest: str = ""  # "" = no dependencies; names the folder DATA/layers/DIGEST
+    created_at: float = 0.0  # epoch seconds
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What a pool is found by."""
+        return (self.namespace, self.function, self.number)
+
+
+class Alias(msgspec.Struct, frozen=True, kw_only=True):
+    """A moving name: one or two (version number, weight) pairs; weights sum to 1."""
+
+    name: str
+    weights: tuple[tuple[int, float], ...]
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True):
+    """What the catalog streams to gateways for one function: all it takes to route and start it.
+
+    `versions` holds every version an alias points at, plus those being proved. `secrets` holds the *values* this
+    function's versions asked for; it never leaves the machine's memory and is never logged (`repr` hides it).
+    """
+
+    namespace: str
+    name: str
+    aliases: tuple[Alias, ...]
+    versions: tuple[Version, ...]
+    secrets: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<Function {self.name}.{self.namespace} versions={[v.number for v in self.versions]}>"
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """A bearer token as gateways know it: never its text, only sha256 of its secret half.
+
+    Text form: ``dfy_<id>_<secret>``. `namespaces` may hold "*"; verbs: invoke, read, deploy, admin ("admin" implies all).
+    """
+
+    id: str
+    digest: bytes
+    namespaces: tuple[str, ...]
+    verbs: tuple[str, ...]
+    name: str = ""
+    created_at: float = 0.0
+
+
+class Catalog(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole snapshot: what a gateway needs to route calls without asking anybody."""
+
+    revision: int
+    functions: tuple[Function, ...]
+    tokens: tuple[Token, ...]

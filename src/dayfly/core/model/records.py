@@ -1,0 +1,69 @@
+"""What is left of a call once it was answered: usage, log lines, and running statistics. Gateways send these in batches."""
+
+import msgspec
+
+
+class UsageRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One answered call. Times in microseconds. `outcome`: "ok", or a code of core/model/errors.py."""
+
+    call_id: str
+    namespace: str
+    function: str
+    version: int
+    finished_at: float  # epoch seconds
+    outcome: str
+    cold: bool
+    queue_us: int
+    start_us: int  # sandbox and process, of the instance this call waited for; 0 when warm
+    init_us: int  # the user's module import; 0 when warm
+    exec_us: int
+    memory_mb: int
+    instance: str
+    bytes_in: int
+    bytes_out: int
+
+
+class LogRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One line (or one block) of output. `call_id` is empty for init and for output between calls."""
+
+    at: float  # epoch seconds
+    namespace: str
+    function: str
+    version: int
+    instance: str
+    call_id: str
+    stream: str  # stdout | stderr | logging | platform
+    level: int  # logging's numbers: 10 debug … 50 critical
+    text: str
+
+
+class FunctionStatistics(msgspec.Struct, kw_only=True):
+    """One function's running numbers in one gateway, since it started. Histograms: core/decide/meter.py BOUNDS_US."""
+
+    namespace: str
+    function: str
+    calls: int = 0
+    errors: int = 0
+    rejected: int = 0
+    cold: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    instances: int = 0
+    memory_mb: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    histograms: dict[str, list[int]] = {}  # phase ("queue", "start", "init", "exec", "total") → bucket counts
+    sums_us: dict[str, int] = {}
+    outcomes: dict[str, int] = {}
+    instances_started: int = 0
+    instances_lost: int = 0
+
+
+class GatewayStatistics(msgspec.Struct, kw_only=True):
+    """All of one gateway, sent to control every second."""
+
+    gateway: str
+    at: float
+    connections: int = 0
+    requests: int = 0
+    functions: list[FunctionStatistics] = []

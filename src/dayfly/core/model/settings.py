@@ -1,0 +1,74 @@
+"""The platform's settings: one frozen struct, every maximum named. `docs/configuration.md` is generated from it.
+
+Sources, weakest first: the defaults here, `dayfly.toml` ([platform] table) in the data directory or named by --config,
+environment variables DAYFLY_<NAME>, command-line flags. Reading them is cli/settings.py's job; bounds are checked there by
+msgspec from the annotations below.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Bytes = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+def _about(text: str, **bounds: float) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **bounds)  # type: ignore[arg-type]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything `dayfly up` can be told."""
+
+    # Where
+    host: Annotated[str, _about("Address the public port listens on.")] = "127.0.0.1"
+    port: Annotated[int, _about("Public TCP port; 0 picks a free one.", ge=0, le=65535)] = 8080
+    data: Annotated[str, _about("Data directory; /var/lib/dayfly for root, ~/.local/share/dayfly otherwise.")] = ""
+    run: Annotated[str, _about("Directory of Unix sockets and pid files; DATA/run unless that path is too long.")] = ""
+    user: Annotated[str, _about("User (name or uid) that gateway and control become when started by root.")] = ""
+    isolation: Annotated[
+        Literal["auto", "strict"], _about("strict refuses to run a function when a wall is missing on this machine.")
+    ] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("The platform's own log.")] = "info"
+    metrics_auth: Annotated[Literal["token", "none"], _about("Whether /metrics needs a token with the read verb.")] = "token"
+
+    # HTTP
+    connections_max: Annotated[int, _about("Open client connections per gateway.", ge=1)] = 10_000
+    header_bytes_max: Annotated[int, _about("All headers of one request.", ge=1024, le=65_000)] = 32 * 1024
+    headers_max: Annotated[int, _about("Number of headers of one request.", ge=1)] = 128
+    url_bytes_max: Annotated[int, _about("Request target.", ge=64, le=32_768)] = 8 * 1024
+    body_bytes_max: Annotated[int, _about("Body of an invocation.", ge=1)] = 6 * 1024 * 1024
+    upload_bytes_max: Annotated[int, _about("Body of a control request (a bundle).", ge=1)] = 256 * 1024 * 1024
+    header_timeout_seconds: Annotated[float, _about("Time for a request's headers to arrive.", gt=0)] = 10.0
+    body_timeout_seconds: Annotated[float, _about("Longest pause while a body arrives.", gt=0)] = 20.0
+    idle_timeout_seconds: Annotated[float, _about("Keep-alive connection without a request.", gt=0)] = 75.0
+    write_buffer_bytes_max: Annotated[int, _about("Answer bytes buffered for a slow client.", ge=65_536)] = 1024 * 1024
+    drain_timeout_seconds: Annotated[float, _about("Time given to accepted calls at shutdown.", gt=0)] = 10.0
+
+    # Pools
+    starts_in_flight_max: Annotated[int, _about("Instances being started at once, whole machine.", ge=1)] = 16
+    starts_per_version_max: Annotated[int, _about("Instances of one version being started at once.", ge=1)] = 8
+    instances_max: Annotated[int, _about("Instances on this machine.", ge=1)] = 1000
+    init_timeout_seconds: Annotated[float, _about("Time for a function's module to import.", gt=0)] = 10.0
+    prefetch_max: Annotated[int, _about("Calls waiting in one version's socket, per free slot, when calls are very short.", ge=1)] = 16
+
+    # Logs and usage
+    log_lines_per_call_max: Annotated[int, _about("Lines kept of one call; the rest is counted.", ge=1)] = 10_000
+    log_bytes_per_second_max: Annotated[int, _about("Log bytes per function and second; the rest is counted.", ge=1024)] = 1024 * 1024
+    log_buffer_max: Annotated[int, _about("Log records buffered in a gateway while control is away.", ge=100)] = 20_000
+    usage_buffer_max: Annotated[int, _about("Usage records buffered in a gateway while control is away.", ge=100)] = 200_000
+    log_retention_days: Annotated[float, _about("Age at which log records are deleted.", gt=0)] = 7.0
+    log_records_max: Annotated[int, _about("Log records kept in all; the oldest go first.", ge=1000)] = 1_000_000
+
+    # Deploys
+    bundle_entries_max: Annotated[int, _about("Files in one bundle.", ge=1)] = 20_000
+    bundle_unpacked_bytes_max: Annotated[int, _about("Bundle after unpacking.", ge=1)] = 256 * 1024 * 1024
+    build_timeout_seconds: Annotated[float, _about("Time for installing dependencies.", gt=0, le=3600)] = 300.0
+    versions_kept: Annotated[int, _about("Newest versions kept per function beside those an alias names.", ge=1)] = 10
+
+    # Money: price of what was used, in any currency you like; figures of `dayfly cost`.
+    tariff_per_million_calls: Annotated[float, _about("Price of a million calls.", ge=0)] = 0.20
+    tariff_per_gb_second: Annotated[float, _about("Price of one GB-second.", ge=0)] = 0.0000166667
+    tariff_round_ms: Annotated[int, _about("Execution time is rounded up to a multiple of this.", ge=1)] = 1
+    currency: Annotated[str, _about("Label printed beside costs.")] = "USD"

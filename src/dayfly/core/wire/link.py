@@ -1,0 +1,106 @@
+"""Messages between control and a gateway: MessagePack, each behind a 4-byte big-endian length, on a Unix stream socket.
+
+Control listens at RUN/link.sock; a gateway connects, says `Hello`, and gets a `Snapshot`, then changes as they happen.
+When the link breaks the gateway keeps its last catalog and connects again.
+"""
+
+import msgspec
+
+from dayfly.core.model.function import Catalog, Function, Token
+from dayfly.core.model.records import GatewayStatistics, LogRecord, UsageRecord
+
+LENGTH_BYTES = 4
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First message of a gateway."""
+
+    gateway: str
+    pid: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+    catalog: Catalog
+
+
+class FunctionChanged(msgspec.Struct, frozen=True, tag="function"):
+    """A function is new or different. Pools of versions it no longer lists must drain."""
+
+    revision: int
+    function: Function
+
+
+class FunctionRemoved(msgspec.Struct, frozen=True, tag="removed"):
+    revision: int
+    namespace: str
+    name: str
+
+
+class TokensChanged(msgspec.Struct, frozen=True, tag="tokens"):
+    revision: int
+    tokens: tuple[Token, ...]
+
+
+class Prove(msgspec.Struct, frozen=True, tag="prove"):
+    """Start one instance of `function.versions[-1]` and say whether init ran. `function` is complete, as in a change."""
+
+    request: int
+    function: Function
+    number: int
+
+
+class Proved(msgspec.Struct, frozen=True, tag="proved"):
+    """Answer to `Prove`. On failure `error` is {"errorType", "errorMessage", "stackTrace"} of the user's code, or has
+    errorType "Sandbox.Failure" when the platform could not start it; `log` is what init printed."""
+
+    request: int
+    ok: bool
+    init_us: int = 0
+    start_us: int = 0
+    error: dict[str, object] = {}
+    log: str = ""
+    walls: tuple[str, ...] = ()  # isolation that holds for this instance, e.g. ("pidns", "mountns", "seccomp", …)
+    missing: tuple[str, ...] = ()  # isolation that could not be had here
+
+
+class Usage(msgspec.Struct, frozen=True, tag="usage"):
+    """Answered calls. `dropped` counts records lost because the buffer was full while control was away."""
+
+    records: list[UsageRecord]
+    dropped: int = 0
+
+
+class Logs(msgspec.Struct, frozen=True, tag="logs"):
+    records: list[LogRecord]
+    dropped: int = 0
+
+
+class Statistics(msgspec.Struct, frozen=True, tag="statistics"):
+    statistics: GatewayStatistics
+
+
+ToGateway = Snapshot | FunctionChanged | FunctionRemoved | TokensChanged | Prove
+ToControl = Hello | Proved | Usage | Logs | Statistics
+
+_encoder = msgspec.msgpack.Encoder()
+_to_gateway = msgspec.msgpack.Decoder(ToGateway)
+_to_control = msgspec.msgpack.Decoder(ToControl)
+
+
+def encode(message: ToGateway | ToControl) -> bytes:
+    """One message with its length in front."""
+    body = _encoder.encode(message)
+    if len(body) > MESSAGE_BYTES_MAX:
+        raise ValueError(f"link message of {len(body)} bytes is over {MESSAGE_BYTES_MAX}")
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def decode_to_gateway(body: bytes) -> ToGateway:
+    """Raises msgspec.ValidationError when the bytes are no message for a gateway."""
+    return _to_gateway.decode(body)
+
+
+def decode_to_control(body: bytes) -> ToControl:
+    """Raises msgspec.ValidationError when the bytes are no message for control."""
+    return _to_control.decode(body)

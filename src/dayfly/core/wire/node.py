@@ -1,0 +1,120 @@
+"""Messages to and from the node, the one process that keeps root: few, fixed, checked, and nothing in them that a user wrote.
+
+Transport: SOCK_SEQPACKET at RUN/node.sock, one JSON message a packet, descriptors beside it (SCM_RIGHTS). Whatever a user wrote
+(environment, handler name, secrets' values) goes from the gateway straight to the instance (BOOT frame, secrets memfd) or lies
+in read-only folders named by digest.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from dayfly.core.model.function import Egress
+
+InstanceId = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Runtime = Annotated[str, msgspec.Meta(pattern=r"\Apython3\.[0-9]{1,2}\Z")]
+TenantName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")]
+
+MESSAGE_BYTES_MAX = 16 * 1024
+
+
+class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True):
+    """Fork an instance into a sandbox. Descriptors, in this order: requests, answers, progress, output (write end of a pipe for
+    fds 1 and 2), and, when `has_secrets`, a sealed memfd of secrets (see SECRETS in this file)."""
+
+    instance: InstanceId
+    tenant: TenantName  # the namespace: zygotes and walls are per tenant where it matters
+    runtime: Runtime
+    code: Digest
+    layer: Digest | Literal[""]
+    memory_mb: Annotated[int, msgspec.Meta(ge=16, le=65536)]
+    tmp_mb: Annotated[int, msgspec.Meta(ge=1, le=65536)]
+    egress: Egress
+    has_secrets: bool = False
+
+
+class Kill(msgspec.Struct, frozen=True, tag="kill", forbid_unknown_fields=True):
+    """End an instance now (SIGKILL to everything in its sandbox). Unknown ids are ignored: it may just have ended."""
+
+    instance: InstanceId
+
+
+class Build(msgspec.Struct, frozen=True, tag="build", forbid_unknown_fields=True):
+    """Install the requirements file DATA/builds/LAYER/requirements.txt into DATA/builds/LAYER/out with uv, in a sandbox that has
+    network. One descriptor: write end of a pipe that gets the installer's output. Control moves `out` into place afterwards."""
+
+    layer: Digest
+    runtime: Runtime
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)]
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask", forbid_unknown_fields=True):
+    """Ask for `Facts`."""
+
+
+class Exited(msgspec.Struct, frozen=True, tag="exited"):
+    """An instance is gone and so is everything it left behind. Sent once for every `Start` that was accepted."""
+
+    instance: InstanceId
+    reason: Literal["exit", "signal", "oom", "refused"]  # refused: it never started; `detail` says why
+    code: int = 0  # exit status or signal number
+    detail: str = ""
+    cpu_us: int = 0
+    memory_peak_bytes: int = 0
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """The instance was forked. `walls` hold for it; `missing` could not be had on this machine."""
+
+    instance: InstanceId
+    pid: int
+    walls: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+class Built(msgspec.Struct, frozen=True, tag="built"):
+    layer: Digest
+    ok: bool
+    detail: str = ""
+
+
+class Facts(msgspec.Struct, frozen=True, tag="facts"):
+    """What this machine offers: interpreters found, and each isolation feature with True or the reason it is missing."""
+
+    runtimes: dict[str, str]  # "python3.11" → path
+    features: dict[str, bool | str]
+    instances: int = 0
+
+
+ToNode = Start | Kill | Build | Ask
+FromNode = Exited | Accepted | Built | Facts
+
+# Secrets memfd: repeated  name length (1 byte) · value length (4 bytes, big-endian) · name · value.  Names: core/model/names.py.
+SECRET_BYTES_MAX = 64 * 1024
+
+_encoder = msgspec.json.Encoder()
+_to_node = msgspec.json.Decoder(ToNode)
+_from_node = msgspec.json.Decoder(FromNode)
+
+
+def encode(message: ToNode | FromNode) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_node(packet: bytes) -> ToNode:
+    """Raises msgspec.ValidationError for anything but a well-formed message."""
+    return _to_node.decode(packet)
+
+
+def decode_from_node(packet: bytes) -> FromNode:
+    return _from_node.decode(packet)
+
+
+def pack_secrets(values: dict[str, bytes]) -> bytes:
+    """The secrets memfd's contents."""
+    parts = []
+    for name, value in sorted(values.items()):
+        raw = name.encode("ascii")
+        parts.append(bytes([len(raw)]) + len(value).to_bytes(4, "big") + raw + value)
+    return b"".join(parts)

@@ -1,0 +1,69 @@
+"""Messages between a gateway and an instance: the whole protocol on one page.
+
+An instance holds three descriptors, all made by the gateway and carried to it by the node:
+
+* ``requests``: the receiving end of a SOCK_SEQPACKET pair that *all instances of one version share*. One message is one
+  call. Whoever is free takes the next (pull): work-conserving, no head-of-line blocking. End of file means "finish and
+  leave"; a RETIRE message means "one of you, leave".
+* ``answers``: this instance's own SOCK_STREAM. First the gateway's BOOT frame waits in it; then the instance writes
+  READY or FAILED, LOG, and the answers of calls. The gateway writes CANCEL there.
+* ``progress``: one shared page of slots, written *before* user code runs, so that a gateway can tell without a system
+  call which calls a lost instance had started ("may have run") and which instance a deadline must kill.
+
+A call's body larger than ``INLINE_BYTES_MAX`` rides as a sealed memfd attached to its message (flag ``BODY_IN_FD``).
+This file travels into the sandbox, so it uses ``struct`` and nothing else. The gateway imports it too: one codec.
+All integers are little-endian; times are CLOCK_MONOTONIC nanoseconds, which one machine's processes share.
+"""
+
+from struct import Struct
+
+# One request message: kind, flags, length of the call id, length of meta, sequence number, deadline.
+# Then the call id (ASCII), meta, body. What meta holds depends on the kind.
+REQUEST = Struct("<BBHIQQ")
+DIRECT = 1  # meta: client context (JSON text, may be empty); body: the event as JSON text
+HTTP = 2  # meta: head lines, see below; body: the request's body as it came
+RETIRE = 3  # no meta, no body: whoever takes this message sends RETIRED and leaves
+
+# Request flags.
+BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHTS), positioned anywhere
+LOG_TAIL = 2  # unused by the instance (the gateway keeps the tail); reserved so that captures can be read
+
+# HTTP head lines, joined by b"\n" (header values never contain it):
+#   0: METHOD   1: raw path below the function, never empty, e.g. /a%20b   2: raw query string without '?', may be empty
+#   3: peer address   4: scheme   5…: "name: value", names in lower case, repeated headers repeated, hop-by-hop removed.
+
+# One answer frame: kind, flags, status, length of meta, length of body, execution time in microseconds, sequence number.
+ANSWER = Struct("<BBHIIIQ")
+READY = 1  # meta: JSON {"init_us": int}; sent once, after the user's module was imported
+FAILED = 2  # meta: JSON {"errorType", "errorMessage", "stackTrace"}; the instance exits after it
+RESULT = 3  # a whole answer. HTTP: status, meta = header block, body. DIRECT: body = JSON text
+HEAD = 4  # a streamed answer begins: status and header block; body is the first chunk, may be empty
+CHUNK = 5  # more of a streamed answer
+END = 6  # a streamed answer is complete; with flag ERROR the stream broke and body holds the error JSON
+LOG = 7  # status = level (logging's numbers), flags = stream, seq = the call or 0 during init, body = UTF-8 text
+RETIRED = 8  # the instance leaves on its own accord; nothing follows
+
+# Answer flags for RESULT and END.
+ERROR = 1  # the function failed; body is {"errorType","errorMessage","requestId","stackTrace"}
+EXITING = 2  # the instance ends after this answer (sys.exit in user code): do not give it another call
+
+# LOG flags: which stream the text came from.
+STDOUT, STDERR, LOGGING = 0, 1, 2
+
+# Gateway → instance on the answers socket. BOOT is first and only once; CANCEL may follow for streamed answers.
+CONTROL = Struct("<BxxxIQ")  # kind, length of body, sequence number
+BOOT = 1  # body: JSON, see runtime/agent.py (`Boot`)
+CANCEL = 2  # the caller of this sequence number has left: stop its stream
+
+# Header block of an answer: "name: value\r\n" lines, names in lower case, no content-length, no hop-by-hop headers.
+
+SLOT = Struct("<QQ")  # progress slot: sequence number (0 = free), start of the call
+PROGRESS_BYTES = 4096
+SLOTS_MAX = PROGRESS_BYTES // SLOT.size - 1  # 255; the last slot is spare
+
+INLINE_BYTES_MAX = 64 * 1024  # a larger request body travels as a memfd
+MESSAGE_BYTES_MAX = INLINE_BYTES_MAX + 128 * 1024  # what a receiver must be ready to take: head + inline body
+CHUNK_BYTES_MAX = 64 * 1024
+LOG_LINE_BYTES_MAX = 16 * 1024
+RESULT_BYTES_MAX = 6_291_556  # 6 MiB + 100 bytes, as AWS Lambda's published limit
+META_BYTES_MAX = 64 * 1024
