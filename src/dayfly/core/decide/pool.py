@@ -1,0 +1,438 @@
+"""Who runs the calls of one version: a pool of instances that pull from one socket.
+
+Facts in (`submitted`, `started`, `failed`, `finished`, `retired`, `lost`, `returned`, `abandoned`, `expired`, `ensure`, `ticked`, `drain`),
+effects out (`effects()`). Nothing here does anything: gateway/fleet.py carries the effects out. Between two awaits a decision is
+atomic, so there is no lock.
+
+How it works. Calls wait in a bounded queue here and are *offered* to the version's socket, from which whichever instance is free takes
+the next. Only as many are offered as instances can take at once; when calls are very short a few more (`prefetch_max` per slot), so
+that an instance finds its next call without a round trip. A call that still waits here can be abandoned for free; late binding holds
+because nobody owns an offered call before running it.
+
+When to start another instance: a start is cheaper than a wait. With `demand` calls in the house and a mean run time, the newest call
+is expected to wait `demand × mean ÷ slots`. Once that is longer than a start takes, start as many as would bring it below, never more
+than there are calls, within the caps. A first burst, of whose run time nothing is known, gets one instance a call up to the cap.
+
+When to let go: the highest demand within the last `keep_alive_seconds` (eight slots of a ring) is what the pool keeps.
+
+Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py and the seeded world hold it to that.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from math import ceil
+from typing import NamedTuple
+
+import msgspec
+
+from dayfly.core.model.call import (
+    ANSWERED,
+    CALL_STEPS,
+    GONE,
+    INSTANCE_STEPS,
+    OFFERED,
+    READY,
+    STARTING,
+    WAITING,
+    Call,
+    Instance,
+    step,
+)
+
+CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
+SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered call per slot
+START_SECONDS_GUESS = 0.005  # until the first start was seen
+KEEP_SLOTS = 8
+SMOOTHING = 0.2  # weight of the newest observation in moving means
+
+
+class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one version's pool may do. Times in seconds."""
+
+    concurrency: int = 1
+    min_instances: int = 0
+    max_instances: int = 100
+    queue_max: int = 1000
+    keep_alive_seconds: float = 60.0
+    starts_max: int = 8
+    prefetch_max: int = 16
+
+
+class Offer(NamedTuple):
+    """Put this call on the version's socket."""
+
+    call: Call
+
+
+class Start(NamedTuple):
+    """Start this many instances; report each with `started` or `failed`, after naming it with `starting`."""
+
+    count: int
+
+
+class Answer(NamedTuple):
+    """Answer this call with an error code of core/model/errors.py; it is no longer in the pool."""
+
+    call: Call
+    code: str
+
+
+class Retire(NamedTuple):
+    """Ask this many instances, whichever are free, to leave."""
+
+    count: int
+
+
+class Kill(NamedTuple):
+    """End this instance now; `lost` will follow."""
+
+    instance: str
+    code: str
+
+
+class Close(NamedTuple):
+    """Drained: nothing waits and nothing runs. Close the version's socket; the instances leave."""
+
+
+Effect = Offer | Start | Answer | Retire | Kill | Close
+
+
+class Pool:
+    """The decisions of one version's pool. `repr` tells the story."""
+
+    def __init__(self, limits: PoolLimits) -> None:
+        self.limits = limits
+        self.waiting: deque[Call] = deque()
+        self.offered: dict[int, Call] = {}  # by seq, in the order of offering
+        self.instances: dict[str, Instance] = {}
+        self.submitted_count = 0
+        self.answered_count = 0
+        self.draining = False
+        self.closed = False
+        self.last_demand_at = 0.0
+        self.mean_seconds = -1.0  # unknown
+        self.start_seconds = START_SECONDS_GUESS
+        self._ready = 0
+        self._starting = 0
+        self._leaving = 0  # asked to leave, still ready or leaving
+        self._start_asked = 0  # Start effects not yet named by `starting`
+        self._blocked = False  # the socket was full: wait for an answer before offering again
+        self._room = 0  # how many calls may be offered at once; follows instances and mean
+        self._last_finish_at = 0.0
+        self._peaks = [0] * KEEP_SLOTS
+        self._peak_slot = -1
+        self._effects: list[Effect] = []
+
+    # ---- what happened ---------------------------------------------------------------------------------------------------------
+
+    def submitted(self, call: Call, now: float) -> None:
+        """A call wants in. Offered at once when there is room, else it waits, else it is refused (queue_full)."""
+        self.submitted_count += 1
+        self.last_demand_at = now
+        if not self.waiting and len(self.offered) < self._room and not self._blocked:
+            self._offer(call)
+            if len(self.offered) > self._free_slots():
+                self._start_if_worth_it(now)
+            return
+        if len(self.waiting) >= self.limits.queue_max:
+            self._answer(call, "queue_full")
+            return
+        self.waiting.append(call)
+        self._start_if_worth_it(now)
+
+    def starting(self, instance: str, now: float) -> None:
+        """The hand carries out one of the asked starts under this name."""
+        self._start_asked -= 1
+        self._starting += 1
+        self.instances[instance] = Instance(instance, now)
+
+    def started(self, instance: str, now: float) -> None:
+        """An instance said READY: it pulls from now on."""
+        it = self.instances[instance]
+        it.state = step(INSTANCE_STEPS, it.state, "started")
+        it.ready_at = now
+        self._starting -= 1
+        self._ready += 1
+        self.start_seconds += SMOOTHING * (now - it.started_at - self.start_seconds)
+        self._resize()
+        self._offer_waiting()
+        self._start_if_worth_it(now)
+
+    def failed(self, instance: str | None, now: float, code: str) -> None:
+        """A start came to nothing (`instance` is None when it was never named). Calls that hoped for it and for nobody else get `code`."""
+        if instance is None:
+            self._start_asked -= 1
+        else:
+            it = self.instances.pop(instance)
+            it.state = step(INSTANCE_STEPS, it.state, "gone")
+            self._starting -= 1
+        if self._ready - self._leaving <= 0 and self._starting + self._start_asked == 0:
+            while self.waiting:
+                self._answer(self.waiting.popleft(), code)
+            self._close_if_drained()
+        else:
+            self._start_if_worth_it(now)
+
+    def finished(self, seq: int, now: float, exec_seconds: float) -> Call | None:
+        """An instance answered. Returns the call, or None when it was already answered (late): then there is nothing to say."""
+        call = self.offered.pop(seq, None)
+        if call is None:
+            return None
+        call.state = ANSWERED  # by the table: offered + answered; spelled out because this line runs for every call
+        self.answered_count += 1
+        self._last_finish_at = now
+        mean = self.mean_seconds
+        self.mean_seconds = exec_seconds if mean < 0 else mean + SMOOTHING * (exec_seconds - mean)
+        self._blocked = False
+        if self.waiting:
+            self._resize()
+            self._offer_waiting()
+        elif self.draining or self.limits.keep_alive_seconds <= 0:
+            self._let_go(now)
+        return call
+
+    def retired(self, instance: str, now: float) -> None:
+        """An instance left because it was asked to (or because its code ended it after an answer)."""
+        self._gone(instance)
+        if self.waiting or self.offered:
+            self._start_if_worth_it(now)
+        self._close_if_drained()
+
+    def lost(self, instance: str, taken: Iterable[int], now: float) -> None:
+        """An instance died. `taken`: the calls it had begun; they may have run, so they are answered, not repeated."""
+        for seq in taken:
+            call = self.offered.pop(seq, None)
+            if call is not None:
+                self._answer(call, "function_crashed")
+        self._gone(instance)
+        if self.waiting or self.offered:
+            self._start_if_worth_it(now)
+        self._close_if_drained()
+
+    def returned(self, seqs: Iterable[int], now: float) -> None:
+        """Offered calls that no instance took (a dead one received them before it could mark them, or the socket was full): to the front."""
+        for seq in sorted(seqs, reverse=True):
+            call = self.offered.pop(seq, None)
+            if call is not None:
+                call.state = step(CALL_STEPS, call.state, "returned")
+                self.waiting.appendleft(call)
+        self._offer_waiting()
+        self._start_if_worth_it(now)
+
+    def blocked(self, call: Call) -> None:
+        """The socket would not take this offered call: it waits at the front until something finishes."""
+        del self.offered[call.seq]
+        call.state = step(CALL_STEPS, call.state, "returned")
+        self.waiting.appendleft(call)
+        self._blocked = bool(self.offered)
+
+    def abandoned(self, call: Call) -> bool:
+        """The caller left. True when the call still waited and is now out; False when it may be running (its answer is dropped later)."""
+        if call.state != WAITING:
+            return False
+        self.waiting.remove(call)
+        call.state = step(CALL_STEPS, call.state, "answered")
+        self.answered_count += 1
+        return True
+
+    def expired(self, holders: dict[int, str], now: float) -> None:
+        """Deadlines: calls past theirs are answered; an instance that holds one is ended. `holders`: seq → instance, from the slots."""
+        while self.waiting and self.waiting[0].deadline <= now:
+            self._answer(self.waiting.popleft(), "queue_timeout")
+        late = []
+        for call in self.offered.values():
+            if call.deadline > now:
+                break
+            late.append(call)
+        for call in late:
+            del self.offered[call.seq]
+            holder = holders.get(call.seq)
+            self._answer(call, "queue_timeout" if holder is None else "function_timeout")
+            if holder is not None:
+                self._effects.append(Kill(holder, "function_timeout"))
+            else:
+                self._kill_the_stuck(call, now)
+        if late:
+            self._close_if_drained()
+
+    def ensure(self, count: int, now: float) -> None:
+        """At least `count` instances shall be there or on their way (proving, min_instances)."""
+        missing = count - (self._ready - self._leaving + self._starting + self._start_asked)
+        if missing > 0 and not self.closed:
+            self._ask(min(missing, self.limits.starts_max))
+
+    def ticked(self, now: float) -> None:
+        """Time passed: scale down to what the keep-alive window needed, up to what waits."""
+        if self.closed:
+            return
+        self._remember_demand(now)
+        if self.waiting:
+            self._resize()
+            self._offer_waiting()
+            self._start_if_worth_it(now)
+        if not self.draining and self.limits.min_instances:
+            self.ensure(self.limits.min_instances, now)
+        self._let_go(now)
+
+    def drain(self, now: float) -> None:
+        """No further call will come: finish those here, then close."""
+        self.draining = True
+        self._start_if_worth_it(now)
+        self._close_if_drained()
+
+    def effects(self) -> Iterator[Effect]:
+        """What to do now, in order. Carrying one out may add more; they come in the same loop."""
+        pending = self._effects
+        if not pending:
+            return
+        while pending:
+            self._effects = []
+            yield from pending
+            pending = self._effects
+
+    # ---- what can be seen ------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> int:
+        """Instances that take calls."""
+        return self._ready
+
+    @property
+    def busy_starting(self) -> int:
+        return self._starting + self._start_asked
+
+    def idle(self) -> int:
+        """Instances that could be asked to leave without anybody waiting."""
+        return max(0, self._ready - self._leaving - ceil(len(self.offered) / self.limits.concurrency))
+
+    def release(self, count: int) -> None:
+        """The machine needs room: ask idle instances to leave."""
+        self._retire(min(count, self.idle()))
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "submitted": self.submitted_count,
+            "answered": self.answered_count,
+            "waiting": len(self.waiting),
+            "offered": len(self.offered),
+            "ready": self._ready,
+            "starting": self.busy_starting,
+            "leaving": self._leaving,
+        }
+
+    def __repr__(self) -> str:
+        facts = " ".join(f"{key}={value}" for key, value in self.statistics().items())
+        return f"<Pool {facts}{' draining' if self.draining else ''}>"
+
+    # ---- how it is decided -----------------------------------------------------------------------------------------------------
+
+    def _offer(self, call: Call) -> None:
+        call.state = OFFERED
+        self.offered[call.seq] = call
+        self._effects.append(Offer(call))
+
+    def _offer_waiting(self) -> None:
+        room = self._room - len(self.offered)
+        while room > 0 and self.waiting and not self._blocked:
+            self._offer(self.waiting.popleft())
+            room -= 1
+
+    def _answer(self, call: Call, code: str) -> None:
+        call.state = step(CALL_STEPS, call.state, "answered")
+        self.answered_count += 1
+        self._effects.append(Answer(call, code))
+
+    def _free_slots(self) -> int:
+        return (self._ready - self._leaving) * self.limits.concurrency
+
+    def _resize(self) -> None:
+        """How many calls may be on the socket at once: one a slot, and more when they are so short that round trips dominate."""
+        depth = 1
+        if 0 <= self.mean_seconds < SHORT_CALL_SECONDS:
+            depth = min(self.limits.prefetch_max, 1 + int(SHORT_CALL_SECONDS / (self.mean_seconds + CALL_OVERHEAD_SECONDS)))
+        self._room = max(0, self._free_slots()) * depth
+
+    def _start_if_worth_it(self, now: float) -> None:
+        coming = self._starting + self._start_asked
+        usable = self._ready - self._leaving
+        limits = self.limits
+        room = min(limits.starts_max - coming, limits.max_instances - self._ready - coming)
+        demand = len(self.waiting) + len(self.offered)
+        if room <= 0 or demand <= (usable + coming) * limits.concurrency or self.closed:
+            return
+        most = ceil(demand / limits.concurrency)
+        wanted = most
+        if usable > 0 and (mean := self._expected_seconds(now)) >= 0:
+            wanted = min(most, ceil(demand * mean / (max(self.start_seconds, 1e-4) * limits.concurrency)))
+        missing = wanted - usable - coming
+        if missing > 0:
+            self._ask(min(missing, room))
+
+    def _expected_seconds(self, now: float) -> float:
+        """Mean time of a call; while nothing finishes, at least the time since something did. Negative: nothing is known."""
+        if self.mean_seconds < 0:
+            return -1.0
+        mean = self.mean_seconds + CALL_OVERHEAD_SECONDS
+        if self.offered:
+            oldest = next(iter(self.offered.values()))
+            return max(mean, now - max(self._last_finish_at, oldest.submitted_at))
+        return mean
+
+    def _ask(self, count: int) -> None:
+        self._start_asked += count
+        self._effects.append(Start(count))
+
+    def _remember_demand(self, now: float) -> None:
+        demand = ceil((len(self.waiting) + len(self.offered)) / self.limits.concurrency)
+        slot = int(now / max(self.limits.keep_alive_seconds / KEEP_SLOTS, 0.01))
+        if slot != self._peak_slot:
+            for passed in range(max(self._peak_slot + 1, slot - KEEP_SLOTS + 1), slot + 1):
+                self._peaks[passed % KEEP_SLOTS] = 0
+            self._peak_slot = slot
+        if now - self.last_demand_at < self.limits.keep_alive_seconds:
+            demand = max(demand, 1)
+        self._peaks[slot % KEEP_SLOTS] = max(self._peaks[slot % KEEP_SLOTS], demand)
+
+    def _let_go(self, now: float) -> None:
+        if self.draining:
+            self._close_if_drained()
+            return
+        if self.limits.keep_alive_seconds <= 0:
+            keep = ceil((len(self.waiting) + len(self.offered)) / self.limits.concurrency)
+        else:
+            keep = max(self._peaks)
+        keep = max(keep, self.limits.min_instances)
+        self._retire(self._ready - self._leaving - keep)
+
+    def _retire(self, count: int) -> None:
+        if count > 0:
+            self._leaving += count
+            self._resize()
+            self._effects.append(Retire(count))
+
+    def _gone(self, instance: str) -> None:
+        it = self.instances.pop(instance)
+        was = it.state
+        it.state = step(INSTANCE_STEPS, it.state, "gone")
+        if was == STARTING:
+            self._starting -= 1
+        else:
+            self._ready -= 1
+            # Whoever leaves settles one request to leave, whether it took that message or died beside it (the fleet takes back
+            # what nobody needs any more).
+            self._leaving = max(0, min(self._leaving - 1, self._ready))
+        assert it.state == GONE
+        self._resize()
+
+    def _kill_the_stuck(self, call: Call, now: float) -> None:
+        """A call ran out of time on the socket, marked by nobody, although instances were there: whoever has finished nothing since
+        does not pull. Only when *nothing* finished since that call was offered are the ready instances ended."""
+        if self._last_finish_at < call.submitted_at:
+            for it in self.instances.values():
+                if it.state == READY and it.ready_at < call.submitted_at:
+                    self._effects.append(Kill(it.id, "function_timeout"))
+
+    def _close_if_drained(self) -> None:
+        if self.draining and not self.waiting and not self.offered and not self.closed:
+            self.closed = True
+            self._effects.append(Close())
