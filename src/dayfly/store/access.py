@@ -1,0 +1,101 @@
+"""Namespaces, secrets (sealed) and tokens (digests) as rows. Short verbs on an open transaction; sees no plain secret ever."""
+
+import json
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from dayfly.core.model.function import Token
+from dayfly.store.schema import functions, namespaces, secrets, tokens
+
+
+def namespace_names(tx: sa.Connection) -> list[str]:
+    """Every namespace, sorted."""
+    return [str(name) for name in tx.execute(sa.select(namespaces.c.name).order_by(namespaces.c.name)).scalars()]
+
+
+def has_namespace(tx: sa.Connection, name: str) -> bool:
+    return tx.execute(sa.select(namespaces.c.name).where(namespaces.c.name == name)).first() is not None
+
+
+def add_namespace(tx: sa.Connection, name: str, now: float) -> bool:
+    """False when it was there already."""
+    statement = insert(namespaces).values(name=name, created_at=now).on_conflict_do_nothing()
+    return tx.execute(statement).rowcount > 0
+
+
+def namespace_contents(tx: sa.Connection, name: str) -> tuple[int, int]:
+    """(functions, secrets) that live in a namespace."""
+    in_functions = sa.select(sa.func.count()).select_from(functions).where(functions.c.namespace == name)
+    in_secrets = sa.select(sa.func.count()).select_from(secrets).where(secrets.c.namespace == name)
+    return int(tx.execute(in_functions).scalar_one()), int(tx.execute(in_secrets).scalar_one())
+
+
+def drop_namespace(tx: sa.Connection, name: str) -> bool:
+    """False when there was none. The caller has made sure that it is empty; foreign keys refuse otherwise."""
+    return tx.execute(sa.delete(namespaces).where(namespaces.c.name == name)).rowcount > 0
+
+
+def secret_names(tx: sa.Connection, namespace: str) -> list[tuple[str, float]]:
+    """(name, changed at) of a namespace's secrets, sorted."""
+    query = sa.select(secrets.c.name, secrets.c.updated_at).where(secrets.c.namespace == namespace).order_by(secrets.c.name)
+    return [(str(row.name), float(row.updated_at)) for row in tx.execute(query)]
+
+
+def sealed_secrets(tx: sa.Connection, namespace: str, wanted: set[str]) -> dict[str, bytes]:
+    """Name → sealed value of those of `wanted` that exist."""
+    query = sa.select(secrets.c.name, secrets.c.sealed).where(secrets.c.namespace == namespace, secrets.c.name.in_(wanted))
+    return {str(row.name): bytes(row.sealed) for row in tx.execute(query)}
+
+
+def count_secrets(tx: sa.Connection) -> int:
+    return int(tx.execute(sa.select(sa.func.count()).select_from(secrets)).scalar_one())
+
+
+def put_secret(tx: sa.Connection, namespace: str, name: str, sealed: bytes, now: float) -> None:
+    """Make or replace a secret."""
+    statement = insert(secrets).values(namespace=namespace, name=name, sealed=sealed, updated_at=now)
+    tx.execute(
+        statement.on_conflict_do_update(
+            index_elements=[secrets.c.namespace, secrets.c.name], set_={"sealed": sealed, "updated_at": now}
+        )
+    )
+
+
+def drop_secret(tx: sa.Connection, namespace: str, name: str) -> bool:
+    """False when there was none."""
+    statement = sa.delete(secrets).where(secrets.c.namespace == namespace, secrets.c.name == name)
+    return tx.execute(statement).rowcount > 0
+
+
+def all_tokens(tx: sa.Connection) -> list[Token]:
+    """Every token, oldest first."""
+    return [
+        Token(
+            id=row.id,
+            digest=bytes(row.digest),
+            namespaces=tuple(json.loads(row.namespaces)),
+            verbs=tuple(json.loads(row.verbs)),
+            name=row.name,
+            created_at=row.created_at,
+        )
+        for row in tx.execute(sa.select(tokens).order_by(tokens.c.created_at, tokens.c.id))
+    ]
+
+
+def add_token(tx: sa.Connection, token: Token) -> None:
+    tx.execute(
+        sa.insert(tokens).values(
+            id=token.id,
+            digest=token.digest,
+            name=token.name,
+            namespaces=json.dumps(token.namespaces),
+            verbs=json.dumps(token.verbs),
+            created_at=token.created_at,
+        )
+    )
+
+
+def drop_token(tx: sa.Connection, token_id: str) -> bool:
+    """False when there was none."""
+    return tx.execute(sa.delete(tokens).where(tokens.c.id == token_id)).rowcount > 0
