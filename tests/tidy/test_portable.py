@@ -9,7 +9,7 @@ from tests.tidy.sources import REPOSITORY, committed_files, text_of
 FILE_BYTES_MAX = 512 * 1024
 # Written in pieces, so that this file does not find itself.
 PRIVATE_PATHS = ["/wo" + "rk/", "/ro" + r"ot/\.", "/tmp/" + "venv", "/opt/" + "pypi", "/home/" + "[a-z]+/", "/Us" + "ers/[a-z]"]
-INDEX_HOSTS = ["pypi" + r"\.org", "python" + r"hosted\.org", "extra-index" + "-url"]
+INDEX_HOSTS = ["pypi" + r"\.org", "python" + r"hosted\.org", "index-url" + r"[ =]+[a-z]+:"]
 INDEX_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")
 
 
