@@ -67,7 +67,7 @@ class Offer(NamedTuple):
 class Start(NamedTuple):
     """Start this many instances; report each with `started` or `failed`, after naming it with `starting`."""
 
-    count: int
+    instances: int
 
 
 class Answer(NamedTuple):
@@ -80,7 +80,7 @@ class Answer(NamedTuple):
 class Retire(NamedTuple):
     """Ask this many instances, whichever are free, to leave."""
 
-    count: int
+    instances: int
 
 
 class Kill(NamedTuple):
@@ -210,7 +210,7 @@ class Pool:
         self._close_if_drained()
 
     def returned(self, seqs: Iterable[int], now: float) -> None:
-        """Offered calls that no instance took (a dead one received them before it could mark them, or the socket was full): to the front."""
+        """Offered calls that no instance took (a dead one received them before it could mark them): to the front."""
         for seq in sorted(seqs, reverse=True):
             call = self.offered.pop(seq, None)
             if call is not None:

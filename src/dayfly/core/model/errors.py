@@ -77,9 +77,7 @@ class Refusal(Exception):
     list of problems). `retry_after_seconds` is set for capacity errors.
     """
 
-    def __init__(
-        self, code: str, detail: str, *, retry_after_seconds: float | None = None, extra: dict[str, object] | None = None
-    ) -> None:
+    def __init__(self, code: str, detail: str, *, retry_after_seconds: float | None = None, extra: dict[str, object] | None = None) -> None:
         super().__init__(detail)
         self.kind = BY_CODE[code]
         self.detail = detail

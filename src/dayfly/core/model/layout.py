@@ -8,7 +8,7 @@ Owners when started by root (U = the platform's unprivileged user; see docs/secu
     DATA/layers/      U    0711   DIGEST/ folders, read-only trees of installed dependencies
     DATA/builds/      U    0711   DIGEST/{requirements.txt,out/} while an installer runs
     RUN/              root 0711   node.sock (owner U, 0600), supervisor.pid, supervisor.lock
-    RUN/platform/     U    0700   link.sock, api.sock
+    RUN/platform/     U    0700   link.sock, api.sock, egress.sock
 
 Without root, everything belongs to the one user, with the same modes.
 """
@@ -61,6 +61,10 @@ class Layout(msgspec.Struct, frozen=True):
     @property
     def api_socket(self) -> str:
         return f"{self.platform_sockets}/api.sock"
+
+    @property
+    def egress_socket(self) -> str:
+        return f"{self.platform_sockets}/egress.sock"
 
     @property
     def node_socket(self) -> str:

@@ -9,13 +9,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Bytes = Annotated[int, msgspec.Meta(ge=1)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
-
-def _about(text: str, **bounds: float) -> msgspec.Meta:
-    return msgspec.Meta(description=text, **bounds)  # type: ignore[arg-type]
+def _about(text: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None) -> msgspec.Meta:
+    """A field's description and bounds, in one place."""
+    if gt is not None:
+        return msgspec.Meta(description=text, gt=gt, le=le)
+    return msgspec.Meta(description=text, ge=ge, le=le)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,9 +26,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data: Annotated[str, _about("Data directory; /var/lib/dayfly for root, ~/.local/share/dayfly otherwise.")] = ""
     run: Annotated[str, _about("Directory of Unix sockets and pid files; DATA/run unless that path is too long.")] = ""
     user: Annotated[str, _about("User (name or uid) that gateway and control become when started by root.")] = ""
-    isolation: Annotated[
-        Literal["auto", "strict"], _about("strict refuses to run a function when a wall is missing on this machine.")
-    ] = "auto"
+    isolation: Annotated[Literal["auto", "strict"], _about("strict refuses to run a function when a wall is missing on this machine.")] = (
+        "auto"
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("The platform's own log.")] = "info"
     metrics_auth: Annotated[Literal["token", "none"], _about("Whether /metrics needs a token with the read verb.")] = "token"
 
@@ -39,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     headers_max: Annotated[int, _about("Number of headers of one request.", ge=1)] = 128
     url_bytes_max: Annotated[int, _about("Request target.", ge=64, le=32_768)] = 8 * 1024
     body_bytes_max: Annotated[int, _about("Body of an invocation.", ge=1)] = 6 * 1024 * 1024
+    buffered_bytes_max: Annotated[int, _about("Bodies of all calls held in memory by one gateway.", ge=1024 * 1024)] = 512 * 1024 * 1024
     upload_bytes_max: Annotated[int, _about("Body of a control request (a bundle).", ge=1)] = 256 * 1024 * 1024
     header_timeout_seconds: Annotated[float, _about("Time for a request's headers to arrive.", gt=0)] = 10.0
     body_timeout_seconds: Annotated[float, _about("Longest pause while a body arrives.", gt=0)] = 20.0
@@ -52,6 +52,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     instances_max: Annotated[int, _about("Instances on this machine.", ge=1)] = 1000
     init_timeout_seconds: Annotated[float, _about("Time for a function's module to import.", gt=0)] = 10.0
     prefetch_max: Annotated[int, _about("Calls waiting in one version's socket, per free slot, when calls are very short.", ge=1)] = 16
+
+    # Egress: what instances with egress = "internet" may use
+    egress_connections_max: Annotated[int, _about("Outgoing TCP connections of all instances.", ge=1)] = 4096
+    egress_connections_per_instance_max: Annotated[int, _about("Outgoing TCP connections of one instance.", ge=1)] = 256
+    egress_connect_timeout_seconds: Annotated[float, _about("Time for an outgoing connection to be made.", gt=0)] = 10.0
+    egress_idle_timeout_seconds: Annotated[float, _about("Outgoing connection on which nothing moves.", gt=0)] = 300.0
+    egress_queries_max: Annotated[int, _about("DNS queries of all instances waiting for an answer.", ge=1)] = 1024
+    egress_queries_per_instance_max: Annotated[int, _about("DNS queries of one instance waiting for an answer.", ge=1)] = 64
+    egress_query_timeout_seconds: Annotated[float, _about("Time for one of the machine's name servers to answer.", gt=0)] = 3.0
 
     # Logs and usage
     log_lines_per_call_max: Annotated[int, _about("Lines kept of one call; the rest is counted.", ge=1)] = 10_000

@@ -84,8 +84,8 @@ ToGateway = Snapshot | FunctionChanged | FunctionRemoved | TokensChanged | Prove
 ToControl = Hello | Proved | Usage | Logs | Statistics
 
 _encoder = msgspec.msgpack.Encoder()
-_to_gateway = msgspec.msgpack.Decoder(ToGateway)
-_to_control = msgspec.msgpack.Decoder(ToControl)
+_to_gateway: msgspec.msgpack.Decoder[ToGateway] = msgspec.msgpack.Decoder(ToGateway)
+_to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
 
 
 def encode(message: ToGateway | ToControl) -> bytes:

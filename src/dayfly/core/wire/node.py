@@ -94,8 +94,8 @@ FromNode = Exited | Accepted | Built | Facts
 SECRET_BYTES_MAX = 64 * 1024
 
 _encoder = msgspec.json.Encoder()
-_to_node = msgspec.json.Decoder(ToNode)
-_from_node = msgspec.json.Decoder(FromNode)
+_to_node: msgspec.json.Decoder[ToNode] = msgspec.json.Decoder(ToNode)
+_from_node: msgspec.json.Decoder[FromNode] = msgspec.json.Decoder(FromNode)
 
 
 def encode(message: ToNode | FromNode) -> bytes:

@@ -1,0 +1,285 @@
+"""Sockets between this gateway and one version's instances: `VersionSocket` (calls out, shared) and `Channel` (answers back, each).
+
+The only file that knows how bytes travel to an instance (runtime/frames.py has the format). It decides nothing: it reports frames,
+end-of-file and garbage to its `ChannelEvents` (gateway/fleet.py). What an instance sends is hostile input: every length is checked
+before it is believed, and one bad frame ends the instance.
+"""
+
+import array
+import asyncio
+import fcntl
+import mmap
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from dayfly.runtime import frames
+
+SEND_BUFFER_BYTES = 1024 * 1024
+RECEIVE_BYTES = 256 * 1024
+OUTPUT_BYTES = 64 * 1024
+F_ADD_SEALS, SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1033, 1, 2, 4, 8
+_ANSWER_HEADER = frames.ANSWER.size
+_pack_request = frames.REQUEST.pack
+_unpack_answer = frames.ANSWER.unpack_from
+
+
+class ChannelEvents(Protocol):
+    """Who hears of an instance. `kind` … `seq` are the answer frame's fields; meta and body are its payload."""
+
+    def on_frame(
+        self, channel: "Channel", kind: int, flags: int, status: int, exec_us: int, seq: int, meta: bytes, body: bytes
+    ) -> None: ...
+
+    def on_output(self, channel: "Channel", data: bytes) -> None: ...
+
+    def on_end(self, channel: "Channel", reason: str) -> None: ...
+
+
+def sealed_memfd(name: str, parts: Sequence[bytes]) -> int:
+    """A memory file holding `parts`, which nobody can change or resize any more."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, F_ADD_SEALS, SEAL_SHRINK | SEAL_GROW | SEAL_WRITE | SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class VersionSocket:
+    """The socket from which all instances of one version pull. Kept open through all of them: untaken calls outlive an instance."""
+
+    def __init__(self) -> None:
+        self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sender.setblocking(False)
+        self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def offer(self, kind: int, seq: int, deadline_ns: int, call_id: bytes, meta: bytes, body: Sequence[bytes], size: int) -> bool:
+        """Send one call; False when the socket is full (nothing was sent)."""
+        try:
+            if size <= frames.INLINE_BYTES_MAX:
+                head = _pack_request(kind, 0, len(call_id), len(meta), seq, deadline_ns)
+                self._sender.send(b"".join((head, call_id, meta, *body)))
+            else:
+                self._offer_large(kind, seq, deadline_ns, call_id, meta, body)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _offer_large(self, kind: int, seq: int, deadline_ns: int, call_id: bytes, meta: bytes, body: Sequence[bytes]) -> None:
+        fd = sealed_memfd("dayfly-body", body)
+        try:
+            head = _pack_request(kind, frames.BODY_IN_FD, len(call_id), len(meta), seq, deadline_ns)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+            self._sender.sendmsg([head, call_id, meta], rights)
+        finally:
+            os.close(fd)
+
+    def retire_one(self) -> bool:
+        """Ask whoever takes this message to leave; False when the socket is full."""
+        try:
+            self._sender.send(_pack_request(frames.RETIRE, 0, 0, 0, 0, 0))
+        except BlockingIOError:
+            return False
+        return True
+
+    def untaken(self) -> list[int]:
+        """Sequence numbers of the calls nobody has taken, in order: taken out and put back, so that they can be told from lost ones."""
+        packets: list[tuple[bytes, list[int]]] = []
+        while True:
+            try:
+                packet, rights, _, _ = socket.recv_fds(
+                    self.receiver, frames.MESSAGE_BYTES_MAX, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                break
+            if not packet:
+                break
+            packets.append((packet, rights))
+        seqs = []
+        for packet, rights in packets:
+            try:
+                socket.send_fds(self._sender, [packet], rights)
+            except OSError:
+                continue  # cannot be put back: then it was not taken either, and its call is returned to the queue
+            finally:
+                for fd in rights:
+                    os.close(fd)
+            kind, _, _, _, seq, _ = frames.REQUEST.unpack_from(packet)
+            if kind != frames.RETIRE:
+                seqs.append(seq)
+        return seqs
+
+    def finish(self) -> None:
+        """No more calls: instances read what is there, then end-of-file, and leave."""
+        self._sender.close()
+        self.receiver.close()
+
+
+class Channel:
+    """One instance's own socket, its progress page and its output pipe, seen from the gateway."""
+
+    __slots__ = (
+        "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "answered", "entry", "exit",
+        "head", "id", "init_us", "ready_at", "start_us", "started_at", "tail", "wanted",
+    )  # fmt: skip
+
+    def __init__(self, id: str, events: ChannelEvents, entry: object, started_at: float) -> None:
+        self.id = id
+        self.entry = entry  # the fleet's record of the version
+        self.started_at = started_at
+        self.ready_at = 0.0
+        self.start_us = 0
+        self.init_us = 0
+        self.answered = 0
+        self.accepted: object = None  # the node's Accepted
+        self.exit: object = None  # the node's Exited
+        self.head = b""  # answer headers that are the same for all its calls
+        self.tail = b""  # the last output, for telling why it died
+        self.wanted = True  # False once it said RETIRED or was told to end
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._rest = bytearray()
+        self._paused = 0
+        self._socket: socket.socket | None = None
+        self._output = -1
+        self._progress: mmap.mmap | None = None
+
+    def open(self, boot: bytes) -> tuple[socket.socket, int, int]:
+        """Make the instance's descriptors: (its end of the answers socket, progress memfd, write end of the output pipe). The caller
+        hands them over and closes its copies. `boot` waits in the socket for the instance to read."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        page = os.memfd_create("dayfly-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(page, frames.PROGRESS_BYTES)
+        # Without the seals the instance could shrink the file under our mapping and kill the gateway with SIGBUS.
+        fcntl.fcntl(page, F_ADD_SEALS, SEAL_SHRINK | SEAL_GROW | SEAL_SEAL)
+        self._progress = mmap.mmap(page, frames.PROGRESS_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._output, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(output_write, True)
+        self._socket = ours
+        ours.sendall(frames.CONTROL.pack(frames.BOOT, len(boot), 0) + boot)
+        self._loop.add_reader(ours, self._readable)
+        self._loop.add_reader(self._output, self._output_readable)
+        return theirs, page, output_write
+
+    def running(self, slots: int) -> list[int]:
+        """Sequence numbers of the calls this instance has begun and not ended, from its progress page."""
+        page = self._progress
+        if page is None:
+            return []
+        found = []
+        for slot in range(min(slots, frames.SLOTS_MAX)):
+            seq, _ = frames.SLOT.unpack_from(page, slot * frames.SLOT.size)
+            if seq:
+                found.append(seq)
+        return found
+
+    def cancel(self, seq: int) -> None:
+        """Tell the instance that the caller of this streamed answer has left."""
+        if self._socket is not None:
+            with suppress(OSError):  # full or gone: the stream then ends by its deadline or with the instance
+                self._socket.send(frames.CONTROL.pack(frames.CANCEL, 0, seq))
+
+    def pause(self) -> None:
+        """Stop reading answers (a slow client); counted, one `resume` each."""
+        self._paused += 1
+        if self._paused == 1 and self._socket is not None:
+            self._loop.remove_reader(self._socket)
+
+    def resume(self) -> None:
+        self._paused -= 1
+        if self._paused == 0 and self._socket is not None:
+            self._loop.add_reader(self._socket, self._readable)
+
+    def close(self) -> None:
+        """Let go of every descriptor; idempotent."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        if self._output >= 0:
+            self._output_readable()
+            self._close_output()
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket)
+            self._events.on_end(self, "lost")
+            return
+        if self._rest:
+            self._rest += data
+            used = self._parse(bytes(self._rest)) if self._complete() else 0
+            del self._rest[:used]
+        else:
+            used = self._parse(data)
+            if 0 <= used < len(data):
+                self._rest += data[used:]
+
+    def _complete(self) -> bool:
+        """Whether the buffer holds at least its first frame whole, so that a large one is not parsed over and over."""
+        if len(self._rest) < _ANSWER_HEADER:
+            return False
+        _, _, _, meta_size, body_size, _, _ = _unpack_answer(self._rest)
+        needed: int = _ANSWER_HEADER + min(meta_size + body_size, frames.META_BYTES_MAX + frames.RESULT_BYTES_MAX)
+        return len(self._rest) >= needed
+
+    def _parse(self, data: bytes) -> int:
+        """Report every whole frame in `data`; returns how many bytes were used."""
+        offset, end = 0, len(data)
+        on_frame = self._events.on_frame
+        while end - offset >= _ANSWER_HEADER:
+            kind, flags, status, meta_size, body_size, exec_us, seq = _unpack_answer(data, offset)
+            if meta_size > frames.META_BYTES_MAX or body_size > frames.RESULT_BYTES_MAX:
+                self._garbage()
+                return end
+            meta_at = offset + _ANSWER_HEADER
+            body_at = meta_at + meta_size
+            if (after := body_at + body_size) > end:
+                break
+            offset = after
+            on_frame(self, kind, flags, status, exec_us, seq, data[meta_at:body_at], data[body_at:after])
+            if self._socket is None:
+                return end
+        return offset
+
+    def _garbage(self) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+        self._events.on_end(self, "garbage")
+
+    def _output_readable(self) -> None:
+        try:
+            data = os.read(self._output, OUTPUT_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self.tail = (self.tail + data)[-2048:]
+            self._events.on_output(self, data)
+        else:
+            self._close_output()
+
+    def _close_output(self) -> None:
+        if self._output >= 0:
+            self._loop.remove_reader(self._output)
+            os.close(self._output)
+            self._output = -1

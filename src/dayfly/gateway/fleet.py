@@ -1,0 +1,610 @@
+"""All pools of this gateway, and the hands that carry out what they decide.
+
+One `Entry` per version: its pool (core/decide/pool.py), its socket and its channels. Facts come from dispatch (submit, abandon), from
+channels (frames, ends), from the provider (accepted, exited) and from the clock (`tick`); after each fact `_carry_out` does what the
+pool wants. Never decides, never awaits. Called by gateway/dispatch.py and gateway/link.py.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from dayfly.core.decide.pool import Answer, Close, Kill, Offer, Pool, PoolLimits, Retire, Start
+from dayfly.core.model.call import Call
+from dayfly.core.model.function import Function, Version
+from dayfly.core.model.settings import Settings
+from dayfly.core.ports import Provider
+from dayfly.core.wire.node import Accepted, Exited, pack_secrets
+from dayfly.core.wire.node import Start as StartMessage
+from dayfly.gateway.channel import Channel, VersionSocket, sealed_memfd
+from dayfly.gateway.ledger import FunctionLedger, Ledger, log_record
+from dayfly.runtime import frames
+
+log = structlog.get_logger()
+
+EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) may come after the death itself
+LOST_CHECK_SECONDS = 0.05  # after this, an offered call that nobody holds was never begun
+PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
+CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
+
+Provers = Callable[[Channel | None, dict[str, Any]], None]
+
+
+class Entry:
+    """One version on this gateway."""
+
+    __slots__ = (
+        "boot", "channels", "closed_at", "function", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
+        "socket", "timeout_seconds", "version",
+    )  # fmt: skip
+
+    def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
+        config = version.config
+        self.function = function
+        self.version = version
+        self.ledger = ledger
+        self.memory_mb = config.memory_mb
+        self.timeout_seconds = config.timeout_seconds
+        self.pool = Pool(
+            PoolLimits(
+                concurrency=config.concurrency,
+                min_instances=config.min_instances,
+                max_instances=config.max_instances,
+                queue_max=config.queue_max,
+                keep_alive_seconds=config.keep_alive_seconds,
+                starts_max=settings.starts_per_version_max,
+                prefetch_max=settings.prefetch_max,
+            )
+        )
+        self.socket = VersionSocket()
+        self.channels: dict[str, Channel] = {}
+        self.provers: list[Provers] = []
+        self.proving_until = 0.0
+        self.closed_at = 0.0
+        self.secrets = {name: function.secrets[name] for name in config.secrets if name in function.secrets}
+        self.boot = {
+            "namespace": version.namespace,
+            "function": version.function,
+            "version": version.number,
+            "handler": config.handler,
+            "memory_mb": config.memory_mb,
+            "timeout_seconds": config.timeout_seconds,
+            "concurrency": config.concurrency,
+            "env": config.env,
+            "secrets": sorted(self.secrets),
+        }
+
+
+class Fleet:
+    """Every version's pool, and the machine-wide caps on starts and instances."""
+
+    def __init__(self, settings: Settings, provider: Provider, ledger: Ledger, name: str) -> None:
+        self._settings = settings
+        self._provider = provider
+        self._ledger = ledger
+        self._prefix = name
+        self._loop = asyncio.get_running_loop()
+        self._entries: dict[tuple[str, str, int], Entry] = {}
+        self._leaving: list[Entry] = []
+        self._channels: dict[str, Channel] = {}
+        self._pending: deque[Entry] = deque()  # starts waiting for a machine-wide slot, one item each
+        self._starting = 0
+        self._instance_count = 0
+        self._seq = 0
+        self.stopping = False
+        provider.on_accepted = self._on_accepted
+        provider.on_exited = self._on_exited
+        provider.on_lost = self._on_node_lost
+        self._effects: dict[type, Callable[[Entry, Any], None]] = {
+            Offer: self._do_offer,
+            Start: self._do_start,
+            Answer: self._do_answer,
+            Retire: self._do_retire,
+            Kill: self._do_kill,
+            Close: self._do_close,
+        }
+
+    # ---- calls -----------------------------------------------------------------------------------------------------------------
+
+    def entry(self, function: Function, version: Version) -> Entry:
+        """The version's entry, made at first call; a changed secret makes a new one and drains the old."""
+        found = self._entries.get(version.key)
+        if found is not None and found.function is function:
+            return found
+        if found is not None and (found.version == version and found.secrets == _secrets_of(function, version)):
+            found.function = function
+            return found
+        if found is not None:
+            self._drain(found)
+        made = Entry(function, version, self._settings, self._ledger.function(version.namespace, version.function))
+        self._entries[version.key] = made
+        return made
+
+    def submit(self, entry: Entry, reply: Any) -> Call:
+        """A call enters. `reply` is told the answer, maybe before this returns (a refusal)."""
+        self._seq += 1
+        now = time.monotonic()
+        call = Call(self._seq, now, now + entry.timeout_seconds, reply)
+        reply.call = call
+        entry.pool.submitted(call, now)
+        self._carry_out(entry)
+        return call
+
+    def abandon(self, entry: Entry, call: Call, streaming: Channel | None) -> bool:
+        """The caller left. True when the call had not begun and is out."""
+        if streaming is not None:
+            streaming.cancel(call.seq)
+        return entry.pool.abandoned(call)
+
+    # ---- versions --------------------------------------------------------------------------------------------------------------
+
+    def functions_changed(self, keys: set[tuple[str, str, int]], prefix: tuple[str, str] | None) -> None:
+        """Drain entries that the catalog no longer lists; with `prefix` only those of one (namespace, function)."""
+        now = time.monotonic()
+        for key, entry in list(self._entries.items()):
+            if key in keys or (prefix is not None and key[:2] != prefix):
+                continue
+            if entry.proving_until > now and prefix is None:
+                continue
+            del self._entries[key]
+            self._drain(entry)
+
+    def warm(self, function: Function) -> None:
+        """Bring up min_instances of every version an alias names."""
+        for version in function.versions:
+            if version.config.min_instances:
+                entry = self.entry(function, version)
+                entry.pool.ensure(version.config.min_instances, time.monotonic())
+                self._carry_out(entry)
+
+    def prove(self, function: Function, version: Version, prover: Provers) -> None:
+        """Start one instance and tell `prover` (channel, {}) when its init ran, or (None, error) when it did not."""
+        now = time.monotonic()
+        entry = self.entry(function, version)
+        entry.proving_until = now + PROVING_SECONDS
+        ready = next((channel for channel in entry.channels.values() if channel.ready_at), None)
+        if ready is not None:
+            prover(ready, {})
+            return
+        entry.provers.append(prover)
+        entry.pool.ensure(1, now)
+        self._carry_out(entry)
+
+    def _drain(self, entry: Entry) -> None:
+        self._leaving.append(entry)
+        entry.pool.drain(time.monotonic())
+        self._carry_out(entry)
+
+    # ---- the clock -------------------------------------------------------------------------------------------------------------
+
+    def tick(self, known: set[tuple[str, str, int]]) -> None:
+        """Every 50 ms or so: deadlines, scaling down, pending starts. `known` are the versions the catalog lists."""
+        now = time.monotonic()
+        for entry in [*self._entries.values(), *self._leaving]:
+            pool = entry.pool
+            if pool.offered or pool.waiting:
+                self._check_deadlines(entry, now)
+            pool.ticked(now)
+            self._carry_out(entry)
+        self._check_starts(now)
+        self._start_pending()
+        for key, entry in list(self._entries.items()):
+            if entry.proving_until and entry.proving_until <= now:
+                entry.proving_until = 0.0
+                if key not in known:
+                    del self._entries[key]
+                    self._drain(entry)
+        self._bury(now)
+
+    def _check_deadlines(self, entry: Entry, now: float) -> None:
+        pool = entry.pool
+        # Several calls at once in one instance: its agent ends a late one by itself, so the whole instance is spared for a moment.
+        at = now if pool.limits.concurrency == 1 else now - 0.5
+        oldest = next(iter(pool.offered.values()), None)
+        if (oldest is None or oldest.deadline > at) and (not pool.waiting or pool.waiting[0].deadline > now):
+            return
+        holders = {seq: channel.id for channel in entry.channels.values() for seq in channel.running(pool.limits.concurrency)}
+        pool.expired(holders, at)
+
+    def _check_starts(self, now: float) -> None:
+        """An instance that neither became ready nor failed in time is ended; its start then counts as failed."""
+        limit = self._settings.init_timeout_seconds
+        for channel in list(self._channels.values()):
+            if not channel.ready_at and channel.wanted and now - channel.started_at > limit:
+                channel.wanted = False
+                self._failed(channel, _timed_out(limit), "init_failed")
+                self._provider.kill(channel.id)
+
+    def _bury(self, now: float) -> None:
+        for entry in list(self._leaving):
+            if not entry.channels and entry.pool.closed:
+                self._leaving.remove(entry)
+            elif entry.closed_at and now - entry.closed_at > CLOSE_GRACE_SECONDS:
+                for channel in entry.channels.values():
+                    self._provider.kill(channel.id)
+                entry.closed_at = now
+
+    # ---- effects ---------------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, entry: Entry) -> None:
+        for effect in entry.pool.effects():
+            self._effects[type(effect)](entry, effect)
+
+    def _do_offer(self, entry: Entry, effect: Offer) -> None:
+        call = effect.call
+        reply = call.reply
+        deadline_ns = int(call.deadline * 1e9)
+        if not entry.socket.offer(reply.kind, call.seq, deadline_ns, reply.call_id, reply.meta, reply.parts, reply.body_size):
+            entry.pool.blocked(call)
+
+    def _do_start(self, entry: Entry, effect: Start) -> None:
+        for _ in range(effect.instances):
+            self._pending.append(entry)
+        self._start_pending()
+
+    def _do_answer(self, entry: Entry, effect: Answer) -> None:
+        reply = effect.call.reply
+        reply.refused(effect.code)
+
+    def _do_retire(self, entry: Entry, effect: Retire) -> None:
+        for _ in range(effect.instances):
+            if not entry.socket.retire_one():
+                return  # full: there are calls enough; the next tick asks again when nobody left
+
+    def _do_kill(self, entry: Entry, effect: Kill) -> None:
+        channel = entry.channels.get(effect.instance)
+        if channel is not None:
+            channel.wanted = False
+            self._provider.kill(channel.id)
+
+    def _do_close(self, entry: Entry, effect: Close) -> None:
+        entry.closed_at = time.monotonic()
+        entry.socket.finish()
+        for prover in entry.provers:
+            prover(None, _error("Sandbox.Failure", "The version was removed while it was being proved."))
+        entry.provers.clear()
+
+    # ---- starts ----------------------------------------------------------------------------------------------------------------
+
+    def _start_pending(self) -> None:
+        settings = self._settings
+        while self._pending and self._starting < settings.starts_in_flight_max:
+            if not self._provider.connected:
+                return  # the node is coming back; calls wait until their deadline
+            if self._instance_count >= settings.instances_max:
+                if not self._make_room():
+                    self._refuse_pending("overloaded")
+                return
+            entry = self._pending.popleft()
+            if entry.pool.closed:
+                continue
+            self._start_one(entry)
+
+    def _make_room(self) -> bool:
+        """At the machine's cap: ask an idle instance of the version that was longest without a call to leave. False when all are busy."""
+        idle = [entry for entry in self._entries.values() if entry.pool.idle() > 0]
+        if not idle:
+            return any(entry.closed_at or entry.pool.statistics()["leaving"] for entry in [*self._entries.values(), *self._leaving])
+        entry = min(idle, key=lambda it: it.pool.last_demand_at)
+        entry.pool.release(1)
+        self._carry_out(entry)
+        return True
+
+    def _refuse_pending(self, code: str) -> None:
+        entries, self._pending = self._pending, deque()
+        now = time.monotonic()
+        for entry in entries:
+            entry.pool.failed(None, now, code)
+            self._carry_out(entry)
+
+    def _start_one(self, entry: Entry) -> None:
+        version, config = entry.version, entry.version.config
+        self._seq += 1
+        now = time.monotonic()
+        channel = Channel(f"{self._prefix}-{self._seq:x}", self, entry, now)
+        channel.head = f"x-dayfly-version: {version.number}\r\nx-dayfly-instance: {channel.id}\r\n".encode()
+        boot = msgspec.json.encode({**entry.boot, "instance": channel.id})
+        theirs, page, output = channel.open(boot)
+        descriptors = [entry.socket.receiver.fileno(), theirs.fileno(), page, output]
+        secrets = -1
+        if entry.secrets:
+            secrets = sealed_memfd("dayfly-secrets", [pack_secrets(entry.secrets)])
+            descriptors.append(secrets)
+        try:
+            accepted = self._provider.start(
+                StartMessage(
+                    instance=channel.id,
+                    tenant=version.namespace,
+                    runtime=config.runtime,
+                    code=version.code_digest,
+                    layer=version.layer_digest,
+                    memory_mb=config.memory_mb,
+                    tmp_mb=config.tmp_mb,
+                    egress=config.egress,
+                    has_secrets=bool(entry.secrets),
+                ),
+                descriptors,
+            )
+        finally:
+            theirs.close()
+            os.close(page)
+            os.close(output)
+            if secrets >= 0:
+                os.close(secrets)
+        if not accepted:
+            channel.close()
+            entry.pool.failed(None, now, "start_failed")
+            self._carry_out(entry)
+            return
+        self._starting += 1
+        self._instance_count += 1
+        self._channels[channel.id] = channel
+        entry.channels[channel.id] = channel
+        entry.ledger.numbers.instances_started += 1
+        entry.pool.starting(channel.id, now)
+
+    # ---- what instances say (ChannelEvents) ------------------------------------------------------------------------------------
+
+    def on_frame(self, channel: Channel, kind: int, flags: int, status: int, exec_us: int, seq: int, meta: bytes, body: bytes) -> None:
+        entry: Entry = channel.entry  # type: ignore[assignment]
+        if kind == frames.RESULT:
+            now = time.monotonic()
+            call = entry.pool.finished(seq, now, exec_us * 1e-6)
+            channel.answered += 1
+            if call is not None:
+                call.reply.result(channel, flags, status, exec_us, meta, body)
+            self._carry_out(entry)
+        elif kind == frames.LOG:
+            self._on_log(entry, channel, flags, status, seq, body)
+        elif kind in (frames.HEAD, frames.CHUNK):
+            call = entry.pool.offered.get(seq)
+            if call is not None:
+                (call.reply.head if kind == frames.HEAD else call.reply.chunk)(channel, status, meta, body)
+        elif kind == frames.END:
+            call = entry.pool.finished(seq, time.monotonic(), exec_us * 1e-6)
+            channel.answered += 1
+            if call is not None:
+                call.reply.end(channel, flags, exec_us, body)
+            self._carry_out(entry)
+        elif kind == frames.READY and not channel.ready_at and channel.wanted:
+            self._on_ready(entry, channel, meta)
+        elif kind == frames.FAILED and not channel.ready_at and channel.wanted:
+            channel.wanted = False
+            self._failed(channel, _init_error(meta), "init_failed")
+        elif kind == frames.RETIRED:
+            channel.wanted = False
+        else:
+            self.on_end(channel, "garbage")
+
+    def _on_ready(self, entry: Entry, channel: Channel, meta: bytes) -> None:
+        try:
+            init_us = int(msgspec.json.decode(meta, type=dict[str, int]).get("init_us", 0))
+        except msgspec.DecodeError:
+            self.on_end(channel, "garbage")
+            return
+        now = time.monotonic()
+        channel.ready_at = now
+        channel.init_us = max(0, init_us)
+        channel.start_us = max(0, int((now - channel.started_at) * 1e6) - channel.init_us)
+        self._starting -= 1
+        provers, entry.provers = entry.provers, []
+        for prover in provers:
+            prover(channel, {})
+        entry.pool.started(channel.id, now)
+        self._carry_out(entry)
+        self._start_pending()
+
+    def _on_log(self, entry: Entry, channel: Channel, flags: int, level: int, seq: int, body: bytes) -> None:
+        call = entry.pool.offered.get(seq) if seq else None
+        call_id = ""
+        if call is not None:
+            call_id = call.reply.call_id.decode()
+            call.reply.printed(body)
+            if call.reply.log_lines >= self._settings.log_lines_per_call_max:
+                entry.ledger.log_dropped += 1
+                return
+        elif not channel.ready_at:
+            channel.tail = (channel.tail + body)[-2048:]
+        stream = ("stdout", "stderr", "logging")[flags] if flags < 3 else "stdout"
+        text = body.decode("utf-8", "replace")
+        record = log_record(entry.version, channel.id, call_id, stream, min(level, 50), text, time.time())
+        self._ledger.logged(entry.ledger, record, time.monotonic())
+
+    def on_output(self, channel: Channel, data: bytes) -> None:
+        """Output that did not come through Python's streams: C code, child processes, crash reports."""
+        entry: Entry = channel.entry  # type: ignore[assignment]
+        call_id = ""
+        if entry.pool.limits.concurrency == 1:
+            call = next((entry.pool.offered[seq] for seq in channel.running(1) if seq in entry.pool.offered), None)
+            if call is not None:
+                call_id = call.reply.call_id.decode()
+                call.reply.printed(data)
+        text = data.decode("utf-8", "replace")
+        record = log_record(entry.version, channel.id, call_id, "stdout", 20, text, time.time())
+        self._ledger.logged(entry.ledger, record, time.monotonic())
+
+    def on_end(self, channel: Channel, reason: str) -> None:
+        """The instance closed its socket ("lost") or sent nonsense ("garbage"). Why it ended comes from the node; wait for it a moment."""
+        if reason == "garbage":
+            log.warning("instance_sent_garbage", instance=channel.id)
+            channel.wanted = False
+        self._provider.kill(channel.id)
+        if channel.exit is not None:
+            self._gone(channel)
+        else:
+            self._loop.call_later(EXIT_WAIT_SECONDS, self._gone, channel)
+
+    # ---- what the node says ----------------------------------------------------------------------------------------------------
+
+    def _on_accepted(self, message: Accepted) -> None:
+        channel = self._channels.get(message.instance)
+        if channel is not None:
+            channel.accepted = message
+
+    def _on_exited(self, message: Exited) -> None:
+        channel = self._channels.get(message.instance)
+        if channel is None:
+            return
+        channel.exit = message
+        # What it wrote before it died may still be in the socket: let the loop read it first.
+        self._loop.call_soon(self._loop.call_soon, self._gone, channel)
+
+    def _on_node_lost(self) -> None:
+        """Every instance died with the node; each channel's end-of-file says so one by one."""
+        log.warning("node_lost_with_instances", instances=len(self._channels))
+
+    def _gone(self, channel: Channel) -> None:
+        """An instance is over: settle its calls, forget it. Reached from end-of-file and from the node, done once."""
+        if self._channels.pop(channel.id, None) is None:
+            return
+        entry: Entry = channel.entry  # type: ignore[assignment]
+        taken = channel.running(entry.pool.limits.concurrency)
+        channel.close()
+        del entry.channels[channel.id]
+        self._instance_count -= 1
+        now = time.monotonic()
+        if not channel.ready_at:
+            if channel.id in entry.pool.instances:
+                self._settle_start(channel, entry, *_death(channel))
+        elif channel.wanted or taken:
+            entry.ledger.numbers.instances_lost += 1
+            for seq in taken:
+                if (call := entry.pool.offered.get(seq)) is not None:
+                    call.reply.died(_death_text(channel))
+            entry.pool.lost(channel.id, taken, now)
+            self._loop.call_later(LOST_CHECK_SECONDS, self._return_unbegun, entry, frozenset(entry.pool.offered), 2)
+        else:
+            entry.pool.retired(channel.id, now)
+        self._carry_out(entry)
+        self._start_pending()
+
+    def _return_unbegun(self, entry: Entry, suspects: frozenset[int], rounds: int) -> None:
+        """Calls offered when an instance died, and now neither on the socket nor in anybody's slot, were received by the dead one before it
+        marked them: never begun, so they go back to the queue. Looked at twice, so that an answer on its way is not taken for a loss."""
+        missing = suspects & entry.pool.offered.keys()
+        if not missing or entry.pool.closed:
+            return
+        missing -= set(entry.socket.untaken())
+        for channel in entry.channels.values():
+            missing -= set(channel.running(entry.pool.limits.concurrency))
+        if missing and rounds > 1:
+            self._loop.call_later(LOST_CHECK_SECONDS, self._return_unbegun, entry, missing, rounds - 1)
+        elif missing:
+            entry.pool.returned(missing, time.monotonic())
+            self._carry_out(entry)
+
+    def _failed(self, channel: Channel, error: dict[str, Any], code: str) -> None:
+        entry: Entry = channel.entry  # type: ignore[assignment]
+        self._settle_start(channel, entry, error, code)
+        self._carry_out(entry)
+        self._start_pending()
+
+    def _settle_start(self, channel: Channel, entry: Entry, error: dict[str, Any], code: str) -> None:
+        """A start came to nothing: tell those who wait for the proof, and the calls that have nobody else."""
+        self._starting -= 1
+        provers, entry.provers = entry.provers, []
+        for prover in provers:
+            prover(channel, error)
+        for call in entry.pool.waiting:
+            call.reply.start_failed(error)
+        text = f"{error.get('errorType')}: {error.get('errorMessage')}\n" + "".join(_stack(error))
+        record = log_record(entry.version, channel.id, "", "platform", 40, text, time.time())
+        self._ledger.logged(entry.ledger, record, time.monotonic())
+        entry.pool.failed(channel.id, time.monotonic(), code)
+
+    # ---- shutdown and sight ----------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> int:
+        """Calls not yet answered."""
+        return sum(len(e.pool.waiting) + len(e.pool.offered) for e in [*self._entries.values(), *self._leaving])
+
+    def observe(self) -> list[FunctionLedger]:
+        """Bring the gauges of every function's ledger up to date."""
+        for ledger in self._ledger.functions.values():
+            numbers = ledger.numbers
+            numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = 0
+        for entry in [*self._entries.values(), *self._leaving]:
+            numbers = entry.ledger.numbers
+            numbers.in_flight += len(entry.pool.offered)
+            numbers.waiting += len(entry.pool.waiting)
+            numbers.instances += len(entry.channels)
+            numbers.memory_mb += len(entry.channels) * entry.memory_mb
+        return list(self._ledger.functions.values())
+
+    def close(self) -> None:
+        """End everything now."""
+        for channel in list(self._channels.values()):
+            self._provider.kill(channel.id)
+            channel.close()
+        for entry in [*self._entries.values(), *self._leaving]:
+            if not entry.pool.closed:
+                entry.socket.finish()
+
+    def __repr__(self) -> str:
+        return f"<Fleet versions={len(self._entries)} instances={self._instance_count} starting={self._starting}>"
+
+
+def _secrets_of(function: Function, version: Version) -> dict[str, bytes]:
+    return {name: function.secrets[name] for name in version.config.secrets if name in function.secrets}
+
+
+def _error(kind: str, message: str) -> dict[str, Any]:
+    return {"errorType": kind, "errorMessage": message, "stackTrace": []}
+
+
+def _timed_out(seconds: float) -> dict[str, Any]:
+    return _error("Sandbox.Timedout", f"Initialisation did not end within {seconds:g} seconds (init_timeout_seconds).")
+
+
+def _init_error(meta: bytes) -> dict[str, Any]:
+    try:
+        error = msgspec.json.decode(meta, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return _error("Runtime.ExitError", "The instance failed and could not say why.")
+    return {
+        "errorType": str(error.get("errorType", "Runtime.Unknown"))[:200],
+        "errorMessage": str(error.get("errorMessage", ""))[:8000],
+        "stackTrace": _stack(error),
+    }
+
+
+def _stack(error: dict[str, Any]) -> list[str]:
+    frames_ = error.get("stackTrace")
+    return [str(line)[:2000] for line in frames_[:100]] if isinstance(frames_, list) else []
+
+
+def _death(channel: Channel) -> tuple[dict[str, Any], str]:
+    """Why a start came to nothing: (error as callers see it, code)."""
+    exit_ = channel.exit
+    if isinstance(exit_, Exited) and exit_.reason == "refused":
+        return _error("Sandbox.Failure", exit_.detail or "The node refused the start."), "start_failed"
+    if exit_ is None:
+        return _error("Sandbox.Failure", "The node was lost while the instance started."), "start_failed"
+    output = channel.tail.decode("utf-8", "replace").strip()
+    return _error("Runtime.ExitError", _death_text(channel) + (f"\n{output}" if output else "")), "init_failed"
+
+
+def _death_text(channel: Channel) -> str:
+    """Lambda's words for how a runtime ended."""
+    exit_ = channel.exit
+    if not isinstance(exit_, Exited):
+        return "Runtime exited"
+    if exit_.reason == "oom":
+        return "Runtime exited with error: memory limit exceeded (signal: killed)"
+    if exit_.reason == "signal":
+        return f"Runtime exited with error: signal: {_signal_name(exit_.code)}"
+    if exit_.code == 0:
+        return "Runtime exited without providing a reason"
+    return f"Runtime exited with error: exit status {exit_.code}"
+
+
+def _signal_name(number: int) -> str:
+    names = {9: "killed", 11: "segmentation fault", 6: "aborted", 15: "terminated", 7: "bus error", 8: "floating point exception"}
+    return names.get(number, str(number))

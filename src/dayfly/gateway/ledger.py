@@ -1,0 +1,138 @@
+"""What is written down about calls: usage records, running statistics, log records; all in memory, all bounded.
+
+gateway/link.py takes them away in batches. When control is away the buffers fill to their named maximum and then count what they drop.
+Written for every call, so it is arithmetic on lists and ints and nothing else. Never raises, never waits.
+"""
+
+from collections import deque
+
+from dayfly.core.decide.meter import BUCKETS, bucket
+from dayfly.core.model.function import Version
+from dayfly.core.model.records import FunctionStatistics, LogRecord, UsageRecord
+from dayfly.core.model.settings import Settings
+
+PHASES = ("queue", "start", "init", "exec", "total")
+
+
+class FunctionLedger:
+    """One function's running numbers and its allowance of log bytes."""
+
+    __slots__ = ("_log_allowance", "_log_at", "_log_rate", "log_dropped", "numbers", "phases", "sums")
+
+    def __init__(self, namespace: str, function: str, log_bytes_per_second: int) -> None:
+        self.numbers = FunctionStatistics(namespace=namespace, function=function)
+        self.phases: dict[str, list[int]] = {phase: [0] * BUCKETS for phase in PHASES}
+        self.sums: dict[str, int] = dict.fromkeys(PHASES, 0)
+        self.numbers.histograms = self.phases
+        self.numbers.sums_us = self.sums
+        self._log_rate = log_bytes_per_second
+        self._log_allowance = float(log_bytes_per_second)
+        self._log_at = 0.0
+        self.log_dropped = 0
+
+    def log_allowed(self, size: int, now: float) -> bool:
+        """Token bucket of one second's depth."""
+        self._log_allowance = min(self._log_rate, self._log_allowance + (now - self._log_at) * self._log_rate)
+        self._log_at = now
+        if size > self._log_allowance:
+            self.log_dropped += 1
+            return False
+        self._log_allowance -= size
+        return True
+
+
+class Ledger:
+    """All of one gateway's records until the link takes them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.usage: deque[UsageRecord] = deque()
+        self.logs: deque[LogRecord] = deque()
+        self.usage_dropped = 0
+        self.logs_dropped = 0
+        self.functions: dict[tuple[str, str], FunctionLedger] = {}
+
+    def function(self, namespace: str, name: str) -> FunctionLedger:
+        """The function's ledger, made at first sight."""
+        key = (namespace, name)
+        found = self.functions.get(key)
+        if found is None:
+            found = self.functions[key] = FunctionLedger(namespace, name, self._settings.log_bytes_per_second_max)
+        return found
+
+    def answered(self, ledger: FunctionLedger, record: UsageRecord) -> None:
+        """A call was answered, by an instance or by the pool."""
+        numbers = ledger.numbers
+        numbers.calls += 1
+        numbers.bytes_in += record.bytes_in
+        numbers.bytes_out += record.bytes_out
+        outcome = record.outcome
+        numbers.outcomes[outcome] = numbers.outcomes.get(outcome, 0) + 1
+        if outcome != "ok":
+            numbers.errors += 1
+        phases, sums = ledger.phases, ledger.sums
+        phases["queue"][bucket(record.queue_us)] += 1
+        sums["queue"] += record.queue_us
+        phases["exec"][bucket(record.exec_us)] += 1
+        sums["exec"] += record.exec_us
+        total = record.queue_us + record.exec_us
+        if record.cold:
+            numbers.cold += 1
+            phases["start"][bucket(record.start_us)] += 1
+            sums["start"] += record.start_us
+            phases["init"][bucket(record.init_us)] += 1
+            sums["init"] += record.init_us
+            total += record.start_us + record.init_us
+        phases["total"][bucket(total)] += 1
+        sums["total"] += total
+        if len(self.usage) >= self._settings.usage_buffer_max:
+            self.usage_dropped += 1
+        else:
+            self.usage.append(record)
+
+    def rejected(self, ledger: FunctionLedger, code: str) -> None:
+        """A call was refused before an instance saw it: counted, not billed."""
+        ledger.numbers.rejected += 1
+        ledger.numbers.outcomes[code] = ledger.numbers.outcomes.get(code, 0) + 1
+
+    def logged(self, ledger: FunctionLedger, record: LogRecord, now: float) -> None:
+        """A piece of output; dropped and counted beyond the function's rate or the buffer's size."""
+        if not ledger.log_allowed(len(record.text) + 64, now):
+            return
+        if ledger.log_dropped:
+            missed, ledger.log_dropped = ledger.log_dropped, 0
+            self._append_log(_missed(record, missed))
+        self._append_log(record)
+
+    def _append_log(self, record: LogRecord) -> None:
+        if len(self.logs) >= self._settings.log_buffer_max:
+            self.logs_dropped += 1
+        else:
+            self.logs.append(record)
+
+    def take_usage(self, most: int) -> tuple[list[UsageRecord], int]:
+        """Up to `most` records and how many were dropped since the last time."""
+        taken = [self.usage.popleft() for _ in range(min(most, len(self.usage)))]
+        dropped, self.usage_dropped = self.usage_dropped, 0
+        return taken, dropped
+
+    def take_logs(self, most: int) -> tuple[list[LogRecord], int]:
+        taken = [self.logs.popleft() for _ in range(min(most, len(self.logs)))]
+        dropped, self.logs_dropped = self.logs_dropped, 0
+        return taken, dropped
+
+    def forget(self, keep: set[tuple[str, str]]) -> None:
+        """Drop the numbers of functions that no longer exist."""
+        for key in [key for key in self.functions if key not in keep]:
+            del self.functions[key]
+
+
+def _missed(record: LogRecord, count: int) -> LogRecord:
+    return LogRecord(
+        record.at, record.namespace, record.function, record.version, record.instance, "", "platform", 30,
+        f"{count} log records were dropped: the function logged faster than log_bytes_per_second_max.",
+    )  # fmt: skip
+
+
+def log_record(version: Version, instance: str, call_id: str, stream: str, level: int, text: str, at: float) -> LogRecord:
+    return LogRecord(at, version.namespace, version.function, version.number, instance, call_id, stream, level, text)

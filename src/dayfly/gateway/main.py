@@ -1,0 +1,108 @@
+"""The gateway role: makes the parts, introduces them, and ends them in order. Started by app.py in a process of its own.
+
+Never root: the app has dropped privileges before `run` is called. TaskGroup owns every task; SIGTERM or the supervisor's end (lifeline)
+drains: no new calls, accepted ones finish within drain_timeout_seconds.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+import structlog
+import uvloop
+
+from dayfly.core.model.layout import Layout
+from dayfly.core.model.settings import Settings
+from dayfly.gateway.catalog import CatalogMirror
+from dayfly.gateway.dispatch import Dispatch
+from dayfly.gateway.fleet import Fleet
+from dayfly.gateway.forward import Forwarder
+from dayfly.gateway.ledger import Ledger
+from dayfly.gateway.link import Link
+from dayfly.gateway.server import Request, Sink, Site
+from dayfly.provider.local import LocalProvider
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.05
+BACKLOG = 4096
+SNAPSHOT_WAIT_SECONDS = 10.0
+
+
+def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[], None], listener: socket.socket) -> None:
+    """Serve until SIGTERM or until the lifeline ends."""
+    uvloop.run(_serve(settings, layout, lifeline, ready, listener))
+
+
+class _Late:
+    """The site needs a dispatcher, the dispatcher's fleet a loop: this stands between them until all are there."""
+
+    dispatch: Dispatch
+
+    def open(self, request: Request) -> Sink:
+        return self.dispatch.open(request)
+
+
+async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Callable[[], None], listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    os.set_blocking(lifeline, False)
+    loop.add_reader(lifeline, stop.set)
+
+    name = f"g{os.getpid():x}"
+    ledger, catalog = Ledger(settings), CatalogMirror()
+    provider = LocalProvider(layout.node_socket)
+    fleet = Fleet(settings, provider, ledger, name)
+    late = _Late()
+    site = Site(settings, late)
+    late.dispatch = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket))
+    link = Link(layout.link_socket, name, (catalog, fleet, ledger, site))
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(provider.run()), group.create_task(link.run()), group.create_task(_tick(fleet, link, site))]
+        try:
+            # Serving before the first snapshot would answer 404 for functions that exist; without control, serve anyway and say 503.
+            await asyncio.wait_for(link.ready.wait(), SNAPSHOT_WAIT_SECONDS)
+        except TimeoutError:
+            log.warning("serving_without_catalog")
+        server = await loop.create_server(site.protocol, sock=listener, backlog=BACKLOG)
+        gc.collect()
+        gc.freeze()
+        ready()
+        log.info("gateway_serving", functions=len(catalog.functions))
+        await stop.wait()
+        loop.remove_reader(lifeline)
+        server.close()
+        await _drain(settings, fleet, site)
+        await link.flush_and_drain()
+        fleet.close()
+        for task in tasks:
+            task.cancel()
+
+
+async def _tick(fleet: Fleet, link: Link, site: Site) -> None:
+    """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
+    while True:
+        await asyncio.sleep(TICK_SECONDS)
+        fleet.tick(link.known())
+        site.tick()
+
+
+async def _drain(settings: Settings, fleet: Fleet, site: Site) -> None:
+    """Finish what was accepted, within a bound."""
+    site.stop()
+    fleet.stopping = True
+    until = time.monotonic() + settings.drain_timeout_seconds
+    while (fleet.busy or site.connections) and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    left = fleet.busy
+    if left:
+        log.warning("calls_cut_at_shutdown", calls=left)
+    for connection in list(site.connections):
+        connection.abort()

@@ -1,0 +1,374 @@
+"""One call's two ends: what the instance is sent (kind, meta, body) and how its answer becomes HTTP, at either front door.
+
+`Reply` is the part both doors share: it is the request's `Sink`, it meters, it is told by gateway/fleet.py what became of the call
+(`result`, `head`/`chunk`/`end`, `refused`, `died`, `start_failed`), exactly one of which ends it. `EventReply` speaks payload format 2.0
+at /function/…, `InvokeReply` speaks Lambda's Invoke at /api/v1/functions/NAME/invoke. What an instance sends is hostile: a header block
+is checked before it reaches a client.
+"""
+
+import base64
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dayfly.core.model.call import Call
+from dayfly.core.model.errors import BY_CODE, Refusal
+from dayfly.core.model.records import UsageRecord
+from dayfly.gateway.channel import Channel
+from dayfly.gateway.server import Request, refusal_answer
+from dayfly.runtime import frames
+
+if TYPE_CHECKING:
+    from dayfly.gateway.dispatch import Dispatch
+    from dayfly.gateway.fleet import Entry
+
+LOG_TAIL_BYTES = 4096
+REMEMBERED_BLOCKS_MAX = 1024
+REMEMBERED_BLOCK_BYTES_MAX = 1024
+RETRY_AFTER_SECONDS = 1.0
+
+_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[\t\x20-\x7e\x80-\xff]*\r\n)*")
+# Framing and identity are the gateway's to say; a function that names them is not believed.
+_OURS = re.compile(
+    rb"(?im)^(?:connection|content-length|transfer-encoding|keep-alive|upgrade|te|trailer|proxy-connection|date|x-call-id|"
+    rb"x-dayfly-[a-z]+|server-timing):[^\r\n]*\r\n"
+)
+_good_blocks: dict[bytes, bytes] = {}
+
+
+def checked_block(block: bytes) -> bytes | None:
+    """A header block fit for a client, or None when it is malformed. Good ones are remembered: most functions repeat themselves."""
+    found = _good_blocks.get(block)
+    if found is not None:
+        return found
+    if not _BLOCK.fullmatch(block):
+        return None
+    clean = _OURS.sub(b"", block)
+    if len(block) <= REMEMBERED_BLOCK_BYTES_MAX:
+        if len(_good_blocks) >= REMEMBERED_BLOCKS_MAX:
+            _good_blocks.clear()
+        _good_blocks[block] = clean
+    return clean
+
+
+class Reply:
+    """One call at a front door. Subclasses say how answers look."""
+
+    __slots__ = (
+        "body_size", "call", "call_id", "channel", "cold", "detail", "dispatch", "entry", "head_sent", "log_lines", "meta",
+        "over", "parts", "paused", "request", "sent_bytes", "tail", "wants_tail",
+    )  # fmt: skip
+    kind = 0
+
+    def __init__(self, dispatch: "Dispatch", request: Request, entry: "Entry", call_id: bytes) -> None:
+        self.dispatch = dispatch
+        self.request = request
+        self.entry = entry
+        self.call_id = call_id
+        self.meta = b""
+        self.parts: list[bytes] = []
+        self.body_size = 0
+        self.call: Call | None = None
+        self.channel: Channel | None = None  # the instance that streams this answer
+        self.head_sent = False
+        self.over = False
+        self.paused = False
+        self.cold = False
+        self.detail = ""
+        self.log_lines = 0
+        self.wants_tail = False
+        self.tail = b""
+        self.sent_bytes = 0
+
+    # ---- the request's body (Sink) ---------------------------------------------------------------------------------------------
+
+    def body_chunk_allowed(self, size: int) -> None:
+        """Raises Refusal when this much more of a body may not be kept."""
+        site = self.request.connection.site
+        if self.body_size + size > site.settings.body_bytes_max:
+            raise Refusal("body_too_large", f"The request's body is over {site.settings.body_bytes_max} bytes (body_bytes_max).")
+        if site.buffered + size > site.settings.buffered_bytes_max:
+            raise Refusal("overloaded", "Bodies of other calls fill the gateway's memory.", retry_after_seconds=RETRY_AFTER_SECONDS)
+
+    def body(self, chunk: bytes) -> None:
+        try:
+            self.body_chunk_allowed(len(chunk))
+        except Refusal as refusal:
+            self._release_body()
+            self.over = True
+            self.request.respond(*refusal_answer(refusal, self.call_id.decode()))
+            return
+        self.parts.append(chunk)
+        self.body_size += len(chunk)
+        self.request.connection.site.buffered += len(chunk)
+
+    def complete(self) -> None:
+        """The whole request is here: into the pool."""
+        if not self.over:
+            self.dispatch.fleet.submit(self.entry, self)
+
+    def left(self) -> None:
+        """The client left. A waiting call is out; a running one runs on, its answer is dropped."""
+        if self.call is None or self.over:
+            self._release_body()
+            self.over = True
+            return
+        self.over = True
+        waiting = self.dispatch.fleet.abandon(self.entry, self.call, self.channel)
+        self._unpause()
+        self._record("client_left", None, 0, 0)
+        if waiting:
+            self._release_body()
+
+    def writable(self, yes: bool) -> None:
+        """Back-pressure of a streamed answer: a slow client stops the instance, not the gateway's memory."""
+        if yes:
+            self._unpause()
+        elif self.channel is not None and not self.paused:
+            self.paused = True
+            self.channel.pause()
+
+    def _unpause(self) -> None:
+        if self.paused and self.channel is not None:
+            self.paused = False
+            self.channel.resume()
+
+    def _release_body(self) -> None:
+        self.request.connection.site.buffered -= self.body_size
+        self.parts = []
+        self.body_size = 0
+
+    # ---- what the fleet tells --------------------------------------------------------------------------------------------------
+
+    def printed(self, data: bytes) -> None:
+        self.log_lines += 1
+        if self.wants_tail:
+            self.tail = (self.tail + data)[-LOG_TAIL_BYTES:]
+
+    def died(self, text: str) -> None:
+        """Why the instance that ran this call ended; `refused` with function_crashed follows."""
+        self.detail = text
+
+    def start_failed(self, error: dict[str, Any]) -> None:
+        """The start this call waited for failed in the user's init; `refused` with init_failed or start_failed follows."""
+        self.detail = f"{error.get('errorType')}: {error.get('errorMessage')}"
+
+    def result(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
+        if self.over:
+            self._release_body()
+            return
+        self.over = True
+        self._answer(channel, flags, status, exec_us, meta, body)
+        self._record(self.detail or "ok", channel, exec_us, len(body))
+
+    def head(self, channel: Channel, status: int, meta: bytes, body: bytes) -> None:
+        """A streamed answer begins."""
+        if self.over or self.head_sent:
+            return
+        lines = self._stream_lines(channel, status, meta)
+        if lines is None:
+            self.refused("function_bad_answer")
+            channel.cancel(self.call.seq if self.call is not None else 0)
+            return
+        self.channel = channel
+        self.head_sent = True
+        self.request.begin(lines[0], lines[1])
+        self._send(body)
+
+    def chunk(self, channel: Channel, status: int, meta: bytes, body: bytes) -> None:
+        if not self.over and self.head_sent:
+            self._send(body)
+
+    def end(self, channel: Channel, flags: int, exec_us: int, body: bytes) -> None:
+        self._unpause()
+        if self.over:
+            self._release_body()
+            return
+        self.over = True
+        if flags & frames.ERROR or not self.head_sent:
+            self._record("function_error", channel, exec_us, self.sent_bytes)
+            self.request.abort()
+        else:
+            self._record("ok", channel, exec_us, self.sent_bytes)
+            self.request.finish()
+
+    def refused(self, code: str) -> None:
+        """No instance answered: the pool's or the platform's code."""
+        if self.over:
+            self._release_body()
+            return
+        self.over = True
+        self._unpause()
+        if self.head_sent:
+            self.request.abort()
+        else:
+            self._answer_refusal(Refusal(code, self.detail or _SENTENCES.get(code, code), retry_after_seconds=_retry_after(code)))
+        if code in ("queue_full", "overloaded", "shutting_down"):
+            self._release_body()
+            self.dispatch.ledger.rejected(self.entry.ledger, code)
+        else:
+            self._record(code, None, 0, 0)
+
+    # ---- shared by both doors --------------------------------------------------------------------------------------------------
+
+    def _send(self, body: bytes) -> None:
+        if body:
+            self.sent_bytes += len(body)
+            self.request.send(body)
+            if self.request.connection.write_paused:
+                self.writable(False)
+
+    def _lines(self, channel: Channel, exec_us: int) -> bytes:
+        """The headers every answer carries: call id, version, cold or warm, timing."""
+        assert self.call is not None
+        queue_us, cold = self._phases(channel, exec_us)
+        if cold:
+            return b"x-call-id: %b\r\n%bx-dayfly-start: cold\r\nserver-timing: queue;dur=%.3f, start;dur=%.3f, init;dur=%.3f, exec;dur=%.3f\r\n" % (
+                self.call_id, channel.head, queue_us * 1e-3, channel.start_us * 1e-3, channel.init_us * 1e-3, exec_us * 1e-3,
+            )  # fmt: skip
+        return b"x-call-id: %b\r\n%bx-dayfly-start: warm\r\nserver-timing: queue;dur=%.3f, exec;dur=%.3f\r\n" % (
+            self.call_id, channel.head, queue_us * 1e-3, exec_us * 1e-3,
+        )  # fmt: skip
+
+    def _phases(self, channel: Channel, exec_us: int) -> tuple[int, bool]:
+        """(queue µs, cold). Queue is everything that was not start, init or the handler, transport included."""
+        assert self.call is not None
+        total = int((time.monotonic() - self.call.submitted_at) * 1e6)
+        cold = channel.ready_at > self.call.submitted_at
+        if cold:
+            total -= channel.start_us + channel.init_us
+        return max(0, total - exec_us), cold
+
+    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> None:
+        assert self.call is not None
+        queue_us, cold = (0, False) if channel is None else self._phases(channel, exec_us)
+        if channel is None:
+            exec_us = int((time.monotonic() - self.call.submitted_at) * 1e6) if outcome in _RAN else 0
+        version = self.entry.version
+        self.dispatch.ledger.answered(
+            self.entry.ledger,
+            UsageRecord(
+                self.call_id.decode(), version.namespace, version.function, version.number, time.time(), outcome, cold, queue_us,
+                channel.start_us if channel is not None and cold else 0, channel.init_us if channel is not None and cold else 0,
+                exec_us, self.entry.memory_mb, channel.id if channel is not None else "", self.body_size, bytes_out,
+            ),
+        )  # fmt: skip
+        self._release_body()
+
+    # ---- what the doors say ----------------------------------------------------------------------------------------------------
+
+    def _answer(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
+        raise NotImplementedError
+
+    def _stream_lines(self, channel: Channel, status: int, meta: bytes) -> tuple[int, bytes] | None:
+        raise NotImplementedError
+
+    def _answer_refusal(self, refusal: Refusal) -> None:
+        self.request.respond(*refusal_answer(refusal, self.call_id.decode()))
+
+
+class EventReply(Reply):
+    """/function/NAME: the function decides status and headers."""
+
+    __slots__ = ()
+    kind = frames.HTTP
+
+    def _answer(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
+        if flags & frames.ERROR:
+            error = _error_of(body)
+            bad = error.get("errorType") == "Runtime.BadAnswer"
+            self.detail = "function_bad_answer" if bad else _outcome_of(error)
+            text = str(error.get("errorMessage", "")) if bad else f"The function failed with {error.get('errorType', 'an error')}."
+            kind, lines, answer = refusal_answer(Refusal(self.detail, text), "")
+            self.request.respond(kind, lines + self._lines(channel, exec_us), answer)
+            return
+        block = checked_block(meta)
+        if block is None or not 200 <= status <= 599:
+            self.detail = "function_bad_answer"
+            kind, lines, answer = refusal_answer(Refusal(self.detail, "The handler's status or headers are no valid HTTP."), "")
+            self.request.respond(kind, lines + self._lines(channel, exec_us), answer)
+            return
+        self.request.respond(status, block + self._lines(channel, exec_us), body)
+
+    def _stream_lines(self, channel: Channel, status: int, meta: bytes) -> tuple[int, bytes] | None:
+        block = checked_block(meta)
+        if block is None or not 200 <= status <= 599:
+            return None
+        return status, block + self._lines(channel, 0)
+
+
+class InvokeReply(Reply):
+    """Direct invoke: JSON in, JSON out; what goes wrong in the function is HTTP 200 with X-Amz-Function-Error, as Lambda has it."""
+
+    __slots__ = ()
+    kind = frames.DIRECT
+
+    def _answer(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
+        lines = b"content-type: application/json\r\n" + self._lines(channel, exec_us) + self._invoke_lines()
+        if flags & frames.ERROR:
+            self.detail = _outcome_of(_error_of(body))
+            lines += b"x-amz-function-error: Unhandled\r\n"
+        self.request.respond(200, lines, body)
+
+    def _stream_lines(self, channel: Channel, status: int, meta: bytes) -> tuple[int, bytes] | None:
+        return 200, b"content-type: application/octet-stream\r\n" + self._lines(channel, 0) + self._invoke_lines()
+
+    def _answer_refusal(self, refusal: Refusal) -> None:
+        error_type = _ERROR_TYPES.get(refusal.kind.code)
+        if error_type is None:
+            super()._answer_refusal(refusal)
+            return
+        request_id = self.call_id.decode()
+        message = refusal.detail
+        if refusal.kind.code == "function_timeout":
+            message = f"RequestId: {request_id} Error: Task timed out after {self.entry.timeout_seconds:.2f} seconds"
+        elif refusal.kind.code == "function_crashed":
+            message = f"RequestId: {request_id} Error: {refusal.detail}"
+        body = msgspec.json.encode({"errorMessage": message, "errorType": error_type, "requestId": request_id, "stackTrace": []})
+        lines = b"content-type: application/json\r\nx-amz-function-error: Unhandled\r\nx-call-id: %b\r\n" % self.call_id
+        self.request.respond(200, lines + self._invoke_lines(), body)
+
+    def _invoke_lines(self) -> bytes:
+        lines = b"x-amz-executed-version: %d\r\n" % self.entry.version.number
+        if self.wants_tail:
+            lines += b"x-amz-log-result: %b\r\n" % base64.b64encode(self.tail)
+        return lines
+
+
+_RAN = frozenset(("function_timeout", "function_crashed", "function_error"))
+_ERROR_TYPES = {
+    "function_timeout": "Sandbox.Timedout",
+    "function_crashed": "Runtime.ExitError",
+    "init_failed": "Runtime.InitError",
+    "function_bad_answer": "Runtime.BadAnswer",
+}
+_SENTENCES = {
+    "function_timeout": "The function ran past its timeout and was ended.",
+    "function_crashed": "Runtime exited",
+    "queue_timeout": "No instance took the call before its deadline.",
+    "queue_full": "The version's queue is full.",
+    "overloaded": "The machine runs as many instances as it may.",
+    "start_failed": "No instance could be started.",
+    "init_failed": "The function's module could not be initialised.",
+    "function_bad_answer": "The handler's status or headers are no valid HTTP.",
+}
+
+
+def _retry_after(code: str) -> float | None:
+    return RETRY_AFTER_SECONDS if BY_CODE[code].retryable else None
+
+
+def _error_of(body: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _outcome_of(error: dict[str, Any]) -> str:
+    kind = error.get("errorType")
+    if kind == "Runtime.ExitError":
+        return "function_crashed"
+    return "function_timeout" if kind == "Sandbox.Timedout" else "function_error"
