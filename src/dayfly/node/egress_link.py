@@ -1,0 +1,140 @@
+"""The broker's side of its connection to the node: namespaces come as descriptors and go. Used by node/egress.py.
+
+Must never trust more than the sender's uid: what arrives is checked, and anything unexpected ends the connection.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Protocol
+
+import structlog
+
+from dayfly.core.wire import egress as wire
+from dayfly.node.egress_flow import Meter
+
+_BATCH = 32  # packets taken in one go before others get their turn
+_CREDENTIALS = struct.Struct("3i")
+_log = structlog.get_logger()
+
+
+class Namespace:
+    """One instance's network, as the broker sees it: its sockets, and what they have moved."""
+
+    def __init__(self, key: int, is_proxy: bool, listener: socket.socket, resolver: socket.socket | None) -> None:
+        self.key = key
+        self.is_proxy = is_proxy
+        self.listener = listener
+        self.resolver = resolver
+        self.meter = Meter()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.connections = 0
+        self.queries = 0
+        self.is_parked = False  # its connections wait in the kernel until another one ends
+
+    def report(self) -> wire.Traffic:
+        meter = self.meter
+        return wire.Traffic(self.key, meter.sent, meter.received, meter.connections, meter.refused)
+
+
+class Keeper(Protocol):
+    """Who serves the namespaces: the broker."""
+
+    def open(self, namespace: Namespace) -> None:
+        """Begin to serve its sockets."""
+
+    def shut(self, namespace: Namespace) -> None:
+        """End its connections and close its sockets."""
+
+    def forget(self, link: "NodeLink") -> None:
+        """This connection is over."""
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """(pid, uid) of the process at the other end of a Unix socket, as the kernel vouches for it."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    return pid, uid
+
+
+class NodeLink:
+    """One node's connection, and the namespaces that came through it. They end with it: instances end with their node."""
+
+    def __init__(self, keeper: Keeper, connection: socket.socket) -> None:
+        self._keeper = keeper
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self.namespaces: dict[int, Namespace] = {}
+        self._loop.add_reader(connection, self._read)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._connection)
+        self._connection.close()
+        for namespace in self.namespaces.values():
+            self._keeper.shut(namespace)
+        self.namespaces.clear()
+        self._keeper.forget(self)
+
+    def _read(self) -> None:
+        try:
+            for _ in range(_BATCH):
+                packet, descriptors, flags, _ = socket.recv_fds(self._connection, wire.PACKET_BYTES_MAX, 2, socket.MSG_CMSG_CLOEXEC)
+                if not packet:
+                    self.close()
+                    return
+                self._obey(packet, descriptors, flags)
+        except BlockingIOError:
+            pass
+        except (ValueError, OSError) as error:
+            _log.error("egress_link_broken", reason=str(error))
+            self.close()
+
+    def _obey(self, packet: bytes, descriptors: list[int], flags: int) -> None:
+        """Raises ValueError or OSError for anything unexpected; the node then connects again and opens all anew."""
+        sockets = []
+        try:
+            sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            kind, key = wire.parsed_request(packet)
+            if flags & socket.MSG_CTRUNC or len(sockets) != wire.DESCRIPTORS[kind]:
+                raise ValueError(f"{len(sockets)} descriptors came with packet kind {kind}")
+            if kind == wire.CLOSE:
+                self._shut(key)
+            else:
+                self._open(_namespace(key, kind, sockets))
+                sockets = []
+        finally:
+            for one in sockets:
+                one.close()
+
+    def _open(self, namespace: Namespace) -> None:
+        self._shut_silently(namespace.key)
+        self.namespaces[namespace.key] = namespace
+        self._keeper.open(namespace)
+
+    def _shut(self, key: int) -> None:
+        namespace = self._shut_silently(key)
+        report = namespace.report() if namespace else wire.Traffic(key, 0, 0, 0, 0)
+        with contextlib.suppress(BlockingIOError):  # a node that reads no reports loses them, and nothing else
+            self._connection.send(wire.traffic(report))
+
+    def _shut_silently(self, key: int) -> Namespace | None:
+        namespace = self.namespaces.pop(key, None)
+        if namespace:
+            self._keeper.shut(namespace)
+        return namespace
+
+
+def _namespace(key: int, kind: int, sockets: list[socket.socket]) -> Namespace:
+    """Check what came: a listening TCP socket, and with steering a UDP socket. Raises ValueError."""
+    listener, resolver = sockets[0], sockets[1] if len(sockets) > 1 else None
+    internet = (socket.AF_INET, socket.AF_INET6)
+    if listener.family not in internet or listener.type != socket.SOCK_STREAM:
+        raise ValueError("the listener is no TCP socket")
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError("the listener does not listen")
+    if resolver and (resolver.family not in internet or resolver.type != socket.SOCK_DGRAM):
+        raise ValueError("the name socket is no UDP socket")
+    for one in sockets:
+        one.setblocking(False)
+    return Namespace(key, kind == wire.OPEN_PROXY, listener, resolver)

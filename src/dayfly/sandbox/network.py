@@ -1,0 +1,397 @@
+"""Network namespaces for instances: made ahead, handed out one each, never used twice.
+
+`egress="none"` is a namespace with nothing but its own loopback. `egress="internet"` looks to the instance like the open
+internet, but no packet can leave it: every address is delivered to the namespace itself (AnyIP), and a BPF program
+(sandbox/bpf.py) steers connections to two sockets that the egress broker (node/egress.py) serves. No veth, no NAT, nothing
+changes on the host. Where BPF is refused (user namespaces), the broker is an HTTP proxy at 127.0.0.1:3128 instead.
+docs/decisions/0011-egress.md has the reasons and the measurements.
+
+Called by the node, which is single-threaded and is root or root of its user namespace. Must never block for longer than
+making one namespace takes, and never leave the calling thread in a foreign namespace.
+"""
+
+import collections
+import contextlib
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from dayfly.core.wire import egress as wire
+from dayfly.core.wire.egress import NAME_SERVER, OWN_ADDRESS, PROXY_PORT, Traffic
+from dayfly.sandbox import bpf, netlink, syscalls
+
+RESOLV_CONF = f"nameserver {NAME_SERVER}\noptions timeout:5 attempts:2\n"
+
+_OWN_NETNS = "/proc/thread-self/ns/net"
+_BACKLOG = 512
+_HAND_OVER_MAX = 16  # namespaces handed to the broker in one refill(): keeps each piece of work short
+_REPORTS_MAX = 10_000  # traffic reports kept until somebody fetches them; the oldest go first
+_HTTP_PROXY = f"http://127.0.0.1:{PROXY_PORT}"
+
+
+class EgressUnavailable(OSError):
+    """`egress="internet"` cannot be had on this machine; the text says why."""
+
+
+@dataclass
+class _Namespace:
+    """One namespace that the pool made. `sockets` go to the broker (steered: listener, DNS; proxy: listener; none: empty)."""
+
+    descriptor: int
+    sockets: tuple[int, ...] = ()
+    link: int = -1  # the BPF link; closing it detaches the steering
+
+    def key(self) -> int:
+        return os.fstat(self.descriptor).st_ino
+
+    def close(self) -> None:
+        for descriptor in (self.descriptor, *self.sockets, self.link):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.descriptor, self.sockets, self.link = -1, (), -1
+
+
+class Pool:
+    """Ready-made network namespaces of both kinds.
+
+    `egress_socket_path` is the broker's socket (None: no internet on this pool); it need not exist yet. `ready` is how many of
+    each kind `refill` keeps waiting. Namespaces with internet are made ahead only once somebody has taken one.
+    """
+
+    def __init__(self, egress_socket_path: str | None, ready: int = 4) -> None:
+        self._ready = ready
+        self._waiting: dict[str, list[_Namespace]] = {"none": [], "internet": []}
+        self._live: dict[int, _Namespace] = {}  # handed out with internet, until release()
+        self._wanted = {"none": ready, "internet": 0}
+        self._broker = _Broker(egress_socket_path) if egress_socket_path else None
+        self._home = os.open(_OWN_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+        self._inline = _can_return_to(self._home)
+        self._steered = True
+        self._features = self._probed()
+
+    def __repr__(self) -> str:
+        counts = {kind: len(waiting) for kind, waiting in self._waiting.items()}
+        return f"<netns Pool ready={counts} live={len(self._live)} broker={self._broker}>"
+
+    def available(self) -> dict[str, bool | str]:
+        """Each wall with True, or the reason it is missing: `netns`, `egress_internet`, and `egress_steering` (any TCP client
+        works unchanged; without it only clients that honour HTTP_PROXY get out)."""
+        return dict(self._features)
+
+    def take(self, egress: str) -> int:
+        """A namespace of the caller's own, as a descriptor that the caller closes once its process has entered.
+
+        For "internet", `release(key(descriptor))` must follow when the instance has ended or could not be started.
+        Raises EgressUnavailable, or OSError when the kernel refuses to make one.
+        """
+        if egress == "internet":
+            self._wanted["internet"] = self._ready
+            if self._features["egress_internet"] is not True:
+                raise EgressUnavailable(str(self._features["egress_internet"]))
+        waiting = self._waiting[egress]
+        namespace = waiting.pop() if waiting else self._make(egress)
+        descriptor = namespace.descriptor
+        if egress == "internet":
+            self._live[namespace.key()] = namespace
+            namespace.descriptor = -1
+        return descriptor
+
+    @staticmethod
+    def key(descriptor: int) -> int:
+        """What `release` wants: the namespace's inode number. Ask before closing the descriptor."""
+        return os.fstat(descriptor).st_ino
+
+    def release(self, key: int) -> None:
+        """The instance in this namespace is gone: drop what kept the namespace alive. Unknown keys are ignored."""
+        namespace = self._live.pop(key, None)
+        if namespace and self._broker:
+            self._broker.close_namespace(key)
+            namespace.close()
+
+    def refill(self) -> bool:
+        """One short piece of work: make one namespace, or hand some to the broker. True: call again soon.
+
+        Call it off the request path after each `take`, and about once a second otherwise: it is also what notices that the
+        broker was restarted. Raises OSError when a namespace cannot be made.
+        """
+        if self._broker and self._broker.pump():
+            return True
+        for kind, wanted in self._wanted.items():
+            if len(self._waiting[kind]) < wanted and self._features[_FEATURE[kind]] is True:
+                self._waiting[kind].append(self._make(kind))
+                return any(len(self._waiting[k]) < w for k, w in self._wanted.items())
+        return False
+
+    def traffic(self) -> list[Traffic]:
+        """Reports of released namespaces that have arrived since the last call."""
+        return self._broker.fetched_reports() if self._broker else []
+
+    def proxy_environment(self) -> dict[str, str]:
+        """Variables that an instance with internet needs here; empty where connections are steered."""
+        if self._steered or self._features["egress_internet"] is not True:
+            return {}
+        names = {"HTTP_PROXY": _HTTP_PROXY, "HTTPS_PROXY": _HTTP_PROXY, "NO_PROXY": "localhost,127.0.0.1,::1"}
+        return names | {name.lower(): value for name, value in names.items()}
+
+    def close(self) -> None:
+        """Let go of everything, also of namespaces still in use: their instances lose the internet."""
+        for namespace in [*self._live.values(), *self._waiting["none"], *self._waiting["internet"]]:
+            namespace.close()
+        self._live.clear()
+        for waiting in self._waiting.values():
+            waiting.clear()
+        if self._broker:
+            self._broker.close()
+        if self._home >= 0:
+            os.close(self._home)
+            self._home = -1
+
+    def _probed(self) -> dict[str, bool | str]:
+        """Try it: the only honest way to know. What succeeds stays in the pool."""
+        features: dict[str, bool | str] = {"netns": True, "egress_internet": True, "egress_steering": True}
+        try:
+            self._waiting["none"].append(self._make("none"))
+        except OSError as error:
+            return dict.fromkeys(features, f"no network namespace: {error}")
+        if not self._broker:
+            return features | dict.fromkeys(("egress_internet", "egress_steering"), "no egress broker is configured")
+        try:
+            self._waiting["internet"].append(self._make("internet"))
+        except OSError as error:
+            features["egress_steering"] = f"no socket steering: {error}"
+            self._steered = False
+            try:
+                self._waiting["internet"].append(self._make("internet"))
+            except OSError as proxy_error:
+                features["egress_internet"] = f"no egress sockets: {proxy_error}"
+        return features
+
+    def _make(self, egress: str) -> _Namespace:
+        kind = "none" if egress == "none" else "steered" if self._steered else "proxy"
+        ipv6 = kind == "steered" and _has_global_ipv6()
+        descriptors = _made_here(self._home, kind, ipv6) if self._inline else _made_in_child(kind, ipv6)
+        if kind == "steered":
+            namespace = _Namespace(descriptors[0], tuple(descriptors[1:3]), descriptors[3])
+        else:
+            namespace = _Namespace(descriptors[0], tuple(descriptors[1:]))
+        if self._broker and namespace.sockets:
+            self._broker.open_namespace(namespace.key(), namespace.sockets)
+        return namespace
+
+
+_FEATURE = {"none": "netns", "internet": "egress_internet"}
+
+
+class _Broker:
+    """The pool's connection to the egress broker: delivers namespaces, again after the broker was restarted. Never blocks."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: socket.socket | None = None
+        self._open: dict[int, tuple[int, ...]] = {}
+        self._undelivered: collections.deque[int] = collections.deque()
+        self._reports: collections.deque[Traffic] = collections.deque(maxlen=_REPORTS_MAX)
+
+    def __repr__(self) -> str:
+        state = "connected" if self._connection else "away"
+        return f"<{state} open={len(self._open)} undelivered={len(self._undelivered)}>"
+
+    def open_namespace(self, key: int, sockets: tuple[int, ...]) -> None:
+        """`sockets` stay the caller's and must stay open until `close_namespace`."""
+        self._open[key] = sockets
+        self._undelivered.append(key)
+        self._deliver(1)
+
+    def close_namespace(self, key: int) -> None:
+        self._open.pop(key, None)
+        if not self._send(wire.request(wire.CLOSE, key), ()):
+            self._disconnect()  # it would never learn: a new connection makes it forget all and open what is left
+
+    def pump(self) -> bool:
+        """Notice reports and a restarted broker, and deliver some namespaces. True when more are to be delivered."""
+        if self._connection is None and not self._connect():
+            return False
+        self._receive()
+        return self._deliver(_HAND_OVER_MAX)
+
+    def fetched_reports(self) -> list[Traffic]:
+        self._receive()
+        reports = list(self._reports)
+        self._reports.clear()
+        return reports
+
+    def close(self) -> None:
+        self._open.clear()
+        self._disconnect()
+
+    def _connect(self) -> bool:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            connection.connect(self._path)
+        except OSError:
+            connection.close()
+            return False
+        self._connection = connection
+        self._undelivered = collections.deque(self._open)
+        return True
+
+    def _disconnect(self) -> None:
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+    def _deliver(self, at_most: int) -> bool:
+        """True when there is more and the broker takes it."""
+        if self._connection is None and not self._connect():
+            return False
+        while self._undelivered and at_most:
+            key = self._undelivered[0]
+            sockets = self._open.get(key, ())
+            kind = wire.OPEN_STEERED if len(sockets) == wire.DESCRIPTORS[wire.OPEN_STEERED] else wire.OPEN_PROXY
+            if sockets and not self._send(wire.request(kind, key), sockets):
+                return False
+            self._undelivered.popleft()
+            at_most -= 1
+        return bool(self._undelivered)
+
+    def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> bool:
+        """False: not now (the broker is slow), or the broker is gone."""
+        if self._connection is None:
+            return False
+        try:
+            socket.send_fds(self._connection, [packet], list(descriptors))
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._disconnect()
+            return False
+        return True
+
+    def _receive(self) -> None:
+        while self._connection:
+            try:
+                packet = self._connection.recv(wire.PACKET_BYTES_MAX)
+                self._reports.append(wire.parsed_traffic(packet))
+            except BlockingIOError:
+                return
+            except (OSError, ValueError):  # an empty packet is end-of-file, and no report either
+                self._disconnect()
+
+
+def _has_global_ipv6() -> bool:
+    """Whether this machine has a route and a global source address for IPv6. Connecting a UDP socket sends nothing.
+
+    Without it an instance must see "network unreachable" at once: a steered connection would first seem to succeed, and
+    clients that try IPv6 first would never fall back to IPv4.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.connect(("2000::1", 53))
+        return socket.inet_pton(socket.AF_INET6, probe.getsockname()[0])[0] >> 5 == 1  # 2000::/3
+    return False
+
+
+def _can_return_to(home: int) -> bool:
+    """False for root of a user namespace that does not own the network namespace it is in."""
+    try:
+        syscalls.setns(home, syscalls.CLONE_NEWNET)
+    except OSError:
+        return False
+    return True
+
+
+def _made_here(home: int, kind: str, ipv6: bool) -> list[int]:
+    """Make a namespace on the calling thread and come back. Descriptors: namespace, sockets, link."""
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    try:
+        return _furnished(kind, ipv6)
+    finally:
+        try:
+            syscalls.setns(home, syscalls.CLONE_NEWNET)
+        except OSError as error:
+            _abandon(f"cannot return to the host's network namespace: {error}")
+
+
+def _made_in_child(kind: str, ipv6: bool) -> list[int]:
+    """The same in a short-lived child: root of a user namespace cannot return to a network namespace it does not own."""
+    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        _child(childs, kind, ipv6)
+    childs.close()
+    with ours:
+        message, descriptors, _, _ = socket.recv_fds(ours, 256, 8, socket.MSG_CMSG_CLOEXEC)
+    with contextlib.suppress(ChildProcessError):  # the node may reap all of its children in a signal handler
+        os.waitpid(pid, 0)
+    if not descriptors:
+        number, _, text = message.decode().partition(" ")
+        raise OSError(int(number or 0), text or "the namespace helper died")
+    return descriptors
+
+
+def _child(answer: socket.socket, kind: str, ipv6: bool) -> NoReturn:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        socket.send_fds(answer, [b"ok"], _furnished(kind, ipv6))
+    except OSError as error:
+        answer.send(f"{error.errno or 0} {error.strerror or error}".encode()[:256])
+    finally:
+        os._exit(0)
+
+
+def _furnished(kind: str, ipv6: bool) -> list[int]:
+    """Bring the calling thread's fresh namespace into the wanted shape. Descriptors: namespace, sockets, link."""
+    with contextlib.ExitStack() as opened:
+        netns = os.open(_OWN_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, netns)
+        messages = [netlink.loopback_up()]
+        sockets: list[socket.socket] = []
+        link: list[int] = []
+        if kind == "steered":
+            messages += [netlink.loopback_address(OWN_ADDRESS), netlink.everything_is_local(socket.AF_INET, OWN_ADDRESS)]
+            messages += [netlink.everything_is_local(socket.AF_INET6)] if ipv6 else []
+        netlink.carry_out(messages)
+        if kind == "steered":
+            sockets = [opened.enter_context(_listener(bpf.DNS_PORT)), opened.enter_context(_resolver())]
+            link = [bpf.steer(netns, sockets[0], sockets[1], OWN_ADDRESS)]
+        elif kind == "proxy":
+            sockets = [opened.enter_context(_listener(PROXY_PORT, "127.0.0.1"))]
+        opened.pop_all()
+        return [netns, *(one.detach() for one in sockets), *link]
+
+
+def _open_socket(kind: socket.SocketKind) -> socket.socket:
+    """IPv6 for both families where the kernel has it; then an IPv4 peer shows as ::ffff:a.b.c.d."""
+    try:
+        opened = socket.socket(socket.AF_INET6, kind | socket.SOCK_NONBLOCK)
+    except OSError:
+        return socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+    opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return opened
+
+
+def _listener(port: int, address: str = "") -> socket.socket:
+    """Port 53 is below 1024: no code in an instance can have it, and none that it wants is taken from it."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) if address else _open_socket(socket.SOCK_STREAM)
+    listener.bind((address, port))
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _resolver() -> socket.socket:
+    """The UDP socket that gets every datagram to port 53; packet info tells which address it was sent to, to answer from there."""
+    resolver = _open_socket(socket.SOCK_DGRAM)
+    if resolver.family == socket.AF_INET6:
+        resolver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        resolver.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_PKTINFO", 8), 1)
+    resolver.bind(("", bpf.DNS_PORT))
+    return resolver
+
+
+def _abandon(why: str) -> NoReturn:
+    """In a foreign namespace nothing the node does would be right any more; its supervisor starts a new one."""
+    sys.stderr.write(f"dayfly node: {why}\n")
+    sys.stderr.flush()
+    os._exit(70)
