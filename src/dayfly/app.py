@@ -1,0 +1,154 @@
+"""Introduces everyone: which roles a machine runs, in which order, and what each gets in its hands.
+
+`python -I -m dayfly.app supervisor …` is the lean parent that `dayfly up` becomes; `python -I -m dayfly.app ROLE` is one child.
+Nothing but wiring lives here, and nothing heavy is imported before it is known which process this is.
+"""
+
+import os
+import sys
+
+from dayfly import supervisor
+
+MODULES = {
+    "node": "dayfly.node.server",
+    "egress": "dayfly.node.egress",
+    "control": "dayfly.control.main",
+    "gateway": "dayfly.gateway.main",
+}
+PRIVILEGED = ("node",)  # keeps root; every other role becomes the unprivileged user before it touches a socket
+DRAIN_EXTRA_SECONDS = 2.0  # what a gateway gets beyond its own drain timeout before it is killed
+STOP_SECONDS = {"node": 5.0, "egress": 2.0, "control": 6.0}
+
+
+def module_exists(name: str) -> bool:
+    """Whether a role's module is part of this installation (found by its file, so that nothing is imported)."""
+    path = os.path.join(os.path.dirname(__file__), *name.split(".")[1:])  # noqa: PTH118, PTH120
+    return os.path.exists(path + ".py")  # noqa: PTH110
+
+
+def command(role: str) -> list[str]:
+    """argv of a process of ours. -I: neither the working directory nor PYTHON* variables decide what is imported."""
+    return [sys.executable, "-I", "-m", "dayfly.app", role]
+
+
+def roles(drain_seconds: float) -> list[supervisor.Role]:
+    """The roles of one machine, in the order in which they start."""
+    stops = STOP_SECONDS | {"gateway": drain_seconds + DRAIN_EXTRA_SECONDS}
+    return [
+        supervisor.Role(name, command(name), stop_seconds=stops[name], listener=name == "gateway")
+        for name, module in MODULES.items()
+        if module_exists(module)
+    ]
+
+
+def run_supervisor(descriptors: str, log_file: str = "") -> int:
+    """The parent. `descriptors`: settings (a memfd, so that nobody reads them from argv), public socket, announcements, then the
+    locks that this process holds for as long as it lives and hands to nobody."""
+    import json
+
+    settings_fd, listener_fd, announce_fd, *locks = map(int, descriptors.split(","))
+    for fd in locks:
+        os.set_inheritable(fd, False)
+    settings = json.loads(supervisor.read_settings(settings_fd))
+    facts = {key: settings[key] for key in ("host", "port", "data", "run", "isolation", "log_level")}
+    return supervisor.Supervisor(
+        roles(settings["drain_timeout_seconds"]),
+        settings_fd=settings_fd,
+        listener_fd=listener_fd,
+        announce_fd=announce_fd,
+        state_file=f"{settings['run']}/{supervisor.STATE_FILE}",
+        facts=facts | {"log_file": log_file},
+    ).run()
+
+
+def run_role(name: str) -> int:
+    """One child: import, wait for the go, give up privileges, run. Why it could not start goes to the supervisor's pipe."""
+    os.set_inheritable(supervisor.LIFELINE, False)
+    os.set_inheritable(supervisor.READY, False)
+    try:
+        return _run_role(name)
+    except Exception as error:
+        _tell(f"{type(error).__name__}: {error}"[:1000].encode("utf-8", "replace"))
+        import traceback
+
+        traceback.print_exc()
+        return 1
+
+
+def _run_role(name: str) -> int:
+    import importlib
+    from collections.abc import Callable
+    from typing import Any
+
+    import msgspec
+
+    from dayfly.core.model.layout import Layout
+    from dayfly.core.model.settings import Settings
+
+    settings = msgspec.json.decode(supervisor.read_settings(supervisor.SETTINGS), type=Settings)
+    os.close(supervisor.SETTINGS)
+    layout = Layout(data=settings.data, run=settings.run)
+    run: Callable[..., None] = importlib.import_module(MODULES[name]).run
+    with open("/proc/self/comm", "w") as comm:  # noqa: PTH123
+        comm.write(f"dayfly-{name}")
+    extra: dict[str, Any] = {}
+    if name == "gateway":
+        import socket
+
+        os.set_inheritable(supervisor.LISTENER, False)
+        extra["listener"] = socket.socket(fileno=supervisor.LISTENER)
+    if name != "node":  # every instance is a fork of the node: what it does not import, nobody carries
+        from dayfly import telemetry
+
+        telemetry.configure(name, settings.log_level)
+    unprivileged = os.geteuid() == 0 and name not in PRIVILEGED
+    if unprivileged:
+        from dayfly.sandbox import privileges
+    if os.read(supervisor.LIFELINE, 1) != supervisor.GO_BYTE:
+        return 0  # the supervisor left before it was our turn
+    if unprivileged:
+        privileges.drop(settings.user, layout)
+    run(settings, layout, lifeline=supervisor.LIFELINE, ready=_ready, **extra)
+    return 0
+
+
+def platform_uid(user: str) -> int:
+    """The uid that owns control's and the gateways' files: the unprivileged user's for root, our own otherwise."""
+    if os.geteuid() != 0:
+        return os.geteuid()
+    from dayfly.sandbox import privileges
+
+    return privileges.platform_uid(user)
+
+
+def cleanup(data: str, run: str) -> None:
+    """Remove what a killed node left behind on the machine (cgroups, mounts). Harmless when there is nothing."""
+    from dayfly.core.model.layout import Layout
+    from dayfly.node import server
+
+    if hasattr(server, "cleanup"):
+        server.cleanup(Layout(data=data, run=run))
+
+
+_ready_pipe = [supervisor.READY]  # emptied when it was used: the number may belong to another file afterwards
+
+
+def _ready() -> None:
+    _tell(supervisor.READY_BYTE)
+
+
+def _tell(message: bytes) -> None:
+    """One message to the supervisor: READY_BYTE, or why this role cannot start. Later ones have nobody to go to."""
+    if _ready_pipe:
+        fd = _ready_pipe.pop()
+        try:
+            os.write(fd, message)
+        except BrokenPipeError:
+            pass  # the supervisor is gone; the lifeline says so too
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "supervisor":
+        sys.exit(run_supervisor(*sys.argv[2:4]))
+    sys.exit(run_role(sys.argv[1]))

@@ -1,0 +1,207 @@
+"""Makes the data and run directories with the owners and modes of core/model/layout.py, or says why it will not.
+
+It must leave nothing half-made behind a refusal, never follow a link that somebody else put there, and never take over a directory
+that is not Dayfly's. `dayfly up` calls `prepare`; the other commands call `locate`, which touches nothing.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from dayfly.cli.failure import EXIT_PLATFORM, Failure
+from dayfly.core.model.layout import Layout
+from dayfly.core.model.settings import Settings
+
+MARKER = "dayfly.json"
+FORMAT = 1  # of the data directory; a newer Dayfly writes a higher one
+SOCKET_PATH_BYTES_MAX = 107  # sun_path without its final zero
+HARMLESS = frozenset(("dayfly.toml", "lost+found", MARKER))
+LOG_FOLDER, LOG_FILE = "log", "platform.log"
+
+
+def locate(settings: Settings) -> Layout:
+    """Where everything is for these settings. Reads nothing but environment variables."""
+    return Layout(data=settings.data, run=settings.run or _default_run(settings.data))
+
+
+def log_file(layout: Layout) -> str:
+    """The log of a detached platform."""
+    return f"{layout.data}/{LOG_FOLDER}/{LOG_FILE}"
+
+
+def prepare(settings: Settings, uid: int) -> Layout:
+    """Make or check both directories; `uid` owns control's and the gateway's parts. Raises Failure with everything as it was."""
+    layout = locate(settings)
+    _check_socket_lengths(layout)
+    try:
+        _prepare_data(Path(layout.data))
+        _folder(Path(layout.run), 0o711, os.geteuid(), parents=True)
+        for path, mode in ((layout.control, 0o700), (layout.code, 0o711), (layout.layers, 0o711), (layout.builds, 0o711), (layout.platform_sockets, 0o700)):
+            _folder(Path(path), mode, uid)
+        _folder(Path(layout.data, LOG_FOLDER), 0o700, os.geteuid())
+        with Path(layout.run, ".writable").open("w"):
+            pass
+        Path(layout.run, ".writable").unlink()
+    except OSError as error:
+        raise _cannot(error) from error
+    for path in (layout.data, layout.run):
+        _check_reachable(Path(path), uid)
+    return layout
+
+
+def _default_run(data: str) -> str:
+    """DATA/run, or a short path when Unix sockets below it would have too long an address."""
+    inside = Layout(data=data, run=f"{data}/run")
+    if max(len(os.fsencode(p)) for p in _socket_paths(inside)) <= SOCKET_PATH_BYTES_MAX:
+        return inside.run
+    name = "dayfly-" + hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() == 0:
+        base = "/run"
+    if not base or not os.access(base, os.W_OK) or len(base) > 60:
+        base = "/tmp"  # noqa: S108 (owner and mode of what we make there are checked in _folder)
+    return f"{base}/{name}"
+
+
+def _socket_paths(layout: Layout) -> tuple[str, ...]:
+    return (layout.link_socket, layout.api_socket, layout.node_socket)
+
+
+def _check_socket_lengths(layout: Layout) -> None:
+    longest = max(len(os.fsencode(p)) for p in _socket_paths(layout))
+    if longest > SOCKET_PATH_BYTES_MAX:
+        raise Failure(
+            f"The run directory's path is too long: {layout.run} (its sockets need {longest} bytes, the kernel takes {SOCKET_PATH_BYTES_MAX}).",
+            "Name a shorter one with --run, or leave it out.",
+        )
+
+
+def _prepare_data(data: Path) -> None:
+    """DATA itself and its marker."""
+    try:
+        found = data.lstat()
+    except FileNotFoundError:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o711)
+        data.chmod(0o711)  # mkdir's mode passes through the umask
+        _write_marker(data)
+        return
+    if stat.S_ISLNK(found.st_mode):
+        found = data.stat()  # a link to a directory is the administrator's choice
+    if not stat.S_ISDIR(found.st_mode):
+        raise Failure(f"{data} is not a directory.", "Name another data directory with --data.", exit_code=EXIT_PLATFORM)
+    if found.st_uid != os.geteuid():
+        raise Failure(
+            f"{data} belongs to uid {found.st_uid}, and you are uid {os.geteuid()}.",
+            "Start as its owner, or name another data directory with --data.",
+            exit_code=EXIT_PLATFORM,
+        )
+    if (data / MARKER).exists():
+        _check_marker(data)
+    else:
+        strangers = sorted(entry for entry in os.listdir(data) if entry not in HARMLESS)  # noqa: PTH208 (names only)
+        if strangers:
+            raise Failure(
+                f"{data} is not a Dayfly data directory and not empty (it holds {strangers[0]!r}).",
+                "Name an empty or new directory with --data.",
+                exit_code=EXIT_PLATFORM,
+            )
+        _write_marker(data)
+    data.chmod(0o711)
+
+
+def _check_marker(data: Path) -> None:
+    try:
+        number = json.loads((data / MARKER).read_text())["format"]
+        if not isinstance(number, int):
+            raise TypeError("format is no number")
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(
+            f"{data / MARKER} is damaged ({error}).",
+            f'If this is Dayfly\'s data directory, write {{"format": {FORMAT}}} into that file.',
+            fault="platform",
+            exit_code=EXIT_PLATFORM,
+        ) from error
+    if number > FORMAT:
+        raise Failure(
+            f"{data} was written by a newer Dayfly (format {number}; this one knows up to {FORMAT}).",
+            "Upgrade Dayfly, or name another data directory with --data.",
+            exit_code=EXIT_PLATFORM,
+        )
+
+
+def _write_marker(data: Path) -> None:
+    from dayfly import __version__
+
+    temporary = data / (MARKER + ".new")
+    temporary.write_text(json.dumps({"format": FORMAT, "created_by": __version__}) + "\n")
+    temporary.replace(data / MARKER)
+
+
+def _folder(path: Path, mode: int, uid: int, *, parents: bool = False) -> None:
+    """A directory with this mode and owner. One that is there already must be a real directory of that owner."""
+    try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=mode)
+    except FileExistsError:
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise Failure(f"{path} is in the way: it is not a directory.", "Remove it.", exit_code=EXIT_PLATFORM) from None
+        if found.st_uid != uid and not (found.st_uid == os.geteuid() and not any(path.iterdir())):
+            raise Failure(
+                f"{path} belongs to uid {found.st_uid}, but uid {uid} must own it.",
+                f"Start with the same --user as before, or `chown -R {uid} {path}`.",
+                exit_code=EXIT_PLATFORM,
+            ) from None
+    if uid != os.geteuid():
+        os.chown(path, uid, -1)
+    path.chmod(mode)
+
+
+def _check_reachable(path: Path, uid: int) -> None:
+    """The unprivileged user must be able to walk down to `path`: every parent needs x for it."""
+    if uid == os.geteuid():
+        return
+    for folder in reversed(path.resolve().parents):
+        found = folder.stat()
+        needed = stat.S_IXUSR if found.st_uid == uid else stat.S_IXOTH
+        if not found.st_mode & needed:
+            raise Failure(
+                f"{path} cannot be reached by uid {uid}, which control and gateway run as: {folder} is closed to it.",
+                "Name directories outside it with --data and --run, for example below /var/lib.",
+                exit_code=EXIT_PLATFORM,
+            )
+
+
+def _cannot(error: OSError) -> Failure:
+    """An error of the operating system in words."""
+    import errno
+
+    where = error.filename or "the data directory"
+    hints = {
+        errno.EROFS: "That file system is read-only: name another data directory with --data.",
+        errno.EACCES: "You may not write there: name another data directory with --data.",
+        errno.EPERM: "You may not change that: start as its owner, or name another data directory with --data.",
+        errno.ENOSPC: "That disk is full: free some space.",
+        errno.EDQUOT: "Your disk quota is used up: free some space.",
+    }
+    return Failure(
+        f"{where}: {error.strerror}.",
+        hints.get(error.errno or 0, "Name another data directory with --data."),
+        fault="platform",
+        exit_code=EXIT_PLATFORM,
+        code="storage_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "",
+    )
+
+
+def remove_sockets(layout: Layout) -> None:
+    """Delete what a killed platform left in RUN: sockets, pid file, state. Only called while the lock is ours."""
+    from dayfly.supervisor import STATE_FILE
+
+    for path in (*_socket_paths(layout), layout.pid_file, f"{layout.run}/{STATE_FILE}"):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            Path(path).unlink()

@@ -1,0 +1,247 @@
+"""Commands about functions: new, deploy, ls, describe, rm, rollback, alias. Each says what the user typed and prints what came back.
+
+Nothing is decided here that the platform should decide. Heavy imports stand inside the commands: `--help` must feel instant.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dayfly.cli import output
+from dayfly.cli.failure import Failure
+from dayfly.cli.options import Session, command
+
+Name = Annotated[str, typer.Argument(help="Function's name.", metavar="NAME")]
+alias_app = typer.Typer(no_args_is_help=True, help="Names that point at versions.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the tree, in the order in which `--help` shows them."""
+    command(app)(new)
+    command(app, fields="function")(deploy)
+    command(app)(ls)
+    command(app)(describe)
+    command(app)(rm)
+    command(app)(rollback)
+    app.add_typer(alias_app, name="alias")
+    command(alias_app, "set")(alias_set)
+    command(alias_app, "rm")(alias_rm)
+    command(alias_app, "ls")(alias_ls)
+
+
+def new(session: Session, name: Annotated[str, typer.Argument(help="Folder to make; its last part names the function.")]) -> None:
+    """Make a folder with a function to start from."""
+    from dayfly.cli.scaffold import scaffold
+
+    folder, function, files = scaffold(Path(name))
+    if session.json:
+        output.document({"folder": str(folder), "name": function, "files": files})
+        return
+    output.result(f"made {folder} with {', '.join(files)}")
+    output.message(f"next: dayfly deploy {folder}   then: dayfly invoke {function}")
+
+
+def deploy(
+    session: Session,
+    given: dict[str, str],
+    path: Annotated[Path, typer.Argument(help="A .py file, a folder or a zip.", metavar="PATH")],
+    name: Annotated[str, typer.Option("--name", help="Function's name; default: dayfly.toml's, or that of the file or folder.")] = "",
+    env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="KEY=VALUE", help="Environment variable; repeat for more.")] = None,
+    secret: Annotated[list[str] | None, typer.Option("--secret", metavar="NAME", help="Secret to mount; repeat for more.")] = None,
+) -> None:
+    """Deploy a function: upload, build dependencies, prove one instance, then move its `live` alias."""
+    from dayfly.cli.bundle import pack
+    from dayfly.cli.deploying import deploy as send
+    from dayfly.cli.deploying import overrides
+    from dayfly.cli.progress import Progress
+
+    config = overrides(given, env or [], secret or [])
+    client = session.client
+    bundle = pack(path)
+    namespace = bundle.namespace if bundle.namespace and session.namespace_is_default else session.profile.namespace
+    with Progress(quiet=session.json) as progress:
+        done = send(client, name or bundle.name, bundle, config, progress.event, namespace=namespace)
+    bundle.close()
+    if session.json:
+        output.document(done.as_json(session.profile.url))
+    else:
+        print_deployed(done.as_json(session.profile.url))
+
+
+def print_deployed(done: dict[str, Any]) -> None:
+    """URL, version, timings; what this machine cannot wall off, loudly."""
+    if done.get("unchanged"):
+        output.result(f"{done['name']} is unchanged: version {done.get('version')} keeps serving")
+    else:
+        output.result(f"{done['name']} version {done.get('version')} is live")
+    output.result(f"  url   {done['url']}")
+    stages = done.get("seconds") if isinstance(done.get("seconds"), dict) else {}
+    spent = "  ".join(f"{stage} {output.milliseconds(float(s) * 1000)}" for stage, s in (stages or {}).items() if isinstance(s, int | float))
+    total = output.milliseconds(done["total_seconds"] * 1000)
+    output.result(f"  time  {total}" + (f"  ({spent})" if spent else "") + (f"  init {output.milliseconds(done['init_ms'])}" if done.get("init_ms") else ""))
+    for wall in done.get("missing") or []:
+        output.message(f"WARNING: this machine cannot give the function the wall {wall!r}: `dayfly doctor` says what that costs.", output.YELLOW)
+
+
+def ls(session: Session) -> None:
+    """List the functions of a namespace."""
+    answer = session.client.json("GET", "/api/v1/functions", query=session.query())
+    if session.json:
+        output.document(answer)
+        return
+    rows = [
+        (f.get("name", "?"), f.get("version", _live(f)), _config(f, "runtime"), f"{_config(f, 'memory_mb')} MB", _config(f, "auth"), output.moment(f.get("updated_at") or f.get("created_at")))
+        for f in answer.get("functions", [])
+    ]
+    output.show_table(("name", ">version", "runtime", ">memory", "auth", "deployed"), rows, empty="no functions yet: `dayfly new hello && dayfly deploy hello`")
+
+
+def _config(function: dict[str, Any], key: str) -> Any:
+    config = function.get("config")
+    return function.get(key, config.get(key, "-") if isinstance(config, dict) else "-")
+
+
+def _live(function: dict[str, Any]) -> str:
+    return weights_text(_aliases(function).get("live", {}))
+
+
+def _aliases(function: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Aliases as {name: {version: weight}}, whichever of the two plausible shapes they came in."""
+    found = function.get("aliases") or {}
+    if isinstance(found, list):
+        found = {str(a.get("name")): a.get("weights") for a in found if isinstance(a, dict)}
+    return {name: _weights(value) for name, value in found.items()}
+
+
+def _weights(value: Any) -> dict[str, float]:
+    if isinstance(value, dict):
+        value = value.get("weights", value)
+    if isinstance(value, list):
+        value = dict(pair for pair in value if isinstance(pair, list) and len(pair) == 2)
+    return {str(k): float(v) for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def weights_text(weights: dict[str, float]) -> str:
+    """{"3": 0.9, "4": 0.1} → '3 (90 %), 4 (10 %)'; one version without its weight."""
+    if len(weights) == 1:
+        return next(iter(weights))
+    return ", ".join(f"{version} ({weight * 100:g} %)" for version, weight in weights.items()) or "-"
+
+
+def describe(session: Session, name: Name) -> None:
+    """Show everything about a function: settings, versions, aliases, statistics, usage."""
+    from dayfly.cli.client import function_path
+
+    answer = session.client.json("GET", function_path(name), query=session.query())
+    if session.json:
+        output.document(answer)
+        return
+    output.result(f"{answer.get('name', name)}  {session.profile.url}/function/{name}" + ("" if session.profile.namespace == "default" else f".{session.profile.namespace}"))
+    for group in ("config", "statistics", "usage", "usage_today"):
+        if isinstance(answer.get(group), dict):
+            output.result(f"\n{group.replace('_', ' ')}")
+            for key, value in answer[group].items():
+                output.result(f"  {key:<22} {_short(value)}")
+    output.result("\naliases")
+    for alias, weights in _aliases(answer).items():
+        output.result(f"  {alias:<22} {weights_text(weights)}")
+    output.result("\nversions")
+    for version in answer.get("versions") or []:
+        if isinstance(version, dict):
+            digest = str(version.get("code_digest", version.get("digest", "")))[:12]
+            output.result(f"  {version.get('number', version.get('version', '?')):<6} {output.moment(version.get('created_at'))}  {digest}")
+
+
+def _short(value: Any) -> str:
+    import json
+
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def rm(
+    session: Session,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a function with all its versions (logs and usage stay until their retention ends)."""
+    from dayfly.cli.client import function_path
+
+    confirm(f"Remove the function {name} with all its versions?", yes or session.json)
+    session.client.json("DELETE", function_path(name), query=session.query())
+    done(session, {"removed": name}, f"{name} is removed")
+
+
+def rollback(
+    session: Session,
+    name: Name,
+    to: Annotated[int | None, typer.Option("--to", metavar="N", min=1, help="Version; default: the one before.")] = None,
+) -> None:
+    """Point `live` at an earlier version again."""
+    from dayfly.cli.client import function_path
+
+    answer = session.client.json("POST", function_path(name, "rollback"), query=session.query(), body={"to": to} if to else {})
+    done(session, answer, f"{name}: live is version {weights_text(_weights(answer))} again")
+
+
+def alias_set(
+    session: Session,
+    name: Name,
+    alias: Annotated[str, typer.Argument(help="Alias.", metavar="ALIAS")],
+    versions: Annotated[list[str], typer.Argument(help="VERSION, or two VERSION=WEIGHT: `3=0.9 4=0.1`.", metavar="VERSION[=WEIGHT]…")],
+) -> None:
+    """Point an alias at a version, or at two with weights."""
+    from dayfly.cli.client import function_path
+
+    weights = dict(_weighted(text) for text in versions)
+    answer = session.client.json("PUT", function_path(name, "aliases", alias), query=session.query(), body={"weights": weights})
+    done(session, answer, f"{name}: {alias} is {weights_text(weights)}")
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    version, sign, weight = text.partition("=")
+    try:
+        return str(int(version)), float(weight) if sign else 1.0
+    except ValueError:
+        raise Failure(f"{text!r} is no VERSION or VERSION=WEIGHT.", "Write for example `3`, or `3=0.9 4=0.1`.") from None
+
+
+def alias_rm(session: Session, name: Name, alias: Annotated[str, typer.Argument(help="Alias.", metavar="ALIAS")]) -> None:
+    """Remove an alias (`live` stays)."""
+    from dayfly.cli.client import function_path
+
+    session.client.json("DELETE", function_path(name, "aliases", alias), query=session.query())
+    done(session, {"removed": alias, "function": name}, f"{name}: {alias} is removed")
+
+
+def alias_ls(session: Session, name: Name) -> None:
+    """List a function's aliases."""
+    from dayfly.cli.client import function_path
+
+    aliases = _aliases(session.client.json("GET", function_path(name), query=session.query()))
+    if session.json:
+        output.document({"aliases": aliases})
+        return
+    output.show_table(("alias", "version"), [(alias, weights_text(weights)) for alias, weights in aliases.items()], empty="no aliases")
+
+
+def done(session: Session, answer: Any, sentence: str) -> None:
+    """The end of a command that changed something."""
+    if session.json:
+        output.document(answer)
+    else:
+        output.result(sentence)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal; without one, go on only when told so."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Failure("This needs a yes, and nobody can be asked here.", "Add --yes.")
+    output.message(f"{question} [y/N] ")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure("Nothing was changed.", "Answer y to go on.")

@@ -1,0 +1,149 @@
+"""Commands about the platform on this machine: up, down, status, doctor."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dayfly.cli import output
+from dayfly.cli.failure import EXIT_PLATFORM, EXIT_UNREACHABLE, Failure
+from dayfly.cli.options import Session, command
+
+DOWN_EXTRA_SECONDS = 15.0  # what down waits beyond the gateway's drain timeout
+Config = Annotated[str, typer.Option("--config", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")]
+Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")]
+Run = Annotated[str, typer.Option("--run", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, fields="platform")(up)
+    command(app)(down)
+    command(app)(status)
+    command(app)(doctor)
+
+
+def up(
+    session: Session,
+    given: dict[str, str],
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the platform is ready; it goes on in the background.")] = False,
+    config: Config = "",
+) -> None:
+    """Start the platform here. Ctrl-C or `dayfly down` ends it."""
+    from dayfly.cli.up import up as start
+
+    start(_settings(given, config), detach=detach, as_json=session.json)
+
+
+def _settings(given: dict[str, str], config: str) -> Any:
+    import os
+
+    from dayfly.cli.settings import resolve
+
+    resolved = resolve(given, os.environ, config=config)
+    for name in resolved.unknown:
+        output.warn(f"{name} is no setting; docs/configuration.md lists them.")
+    return resolved.settings
+
+
+def _here(data: str, run: str, config: str) -> tuple[Any, Any]:
+    """(settings, layout) of the platform that these words mean."""
+    from dayfly.cli.directories import locate
+
+    settings = _settings({key: value for key, value in (("data", data), ("run", run)) if value}, config)
+    return settings, locate(settings)
+
+
+def down(session: Session, data: Data = "", run: Run = "", config: Config = "") -> None:
+    """End the platform and wait until it is gone; clean up after one that was killed."""
+    from dayfly.cli import running
+
+    settings, layout = _here(data, run, config)
+    pid = running.holder(layout)
+    in_order = True
+    if pid > 0:
+        in_order = running.stop(layout, pid, settings.drain_timeout_seconds + DOWN_EXTRA_SECONDS)
+    if not running.wait_unlocked(layout, 5.0):
+        raise Failure(f"Something still holds {layout.lock_file}.", "Try again in a moment.", fault="platform", exit_code=EXIT_PLATFORM)
+    leftovers = running.clear(layout) if Path(layout.run).is_dir() else []
+    if session.json:
+        output.document({"was_running": pid > 0, "in_order": in_order, "leftovers": leftovers, "data": layout.data})
+    elif pid > 0:
+        output.result("ended" if in_order else "ended by force: it did not stop in time")
+    else:
+        output.result(f"not running at {layout.data}" + (f"; cleaned up after {', '.join(leftovers)}" if leftovers else ""))
+
+
+def status(session: Session, data: Data = "", run: Run = "", config: Config = "") -> None:
+    """Show whether the platform runs here: roles, pids, uptime, memory, address. Exit code 3 when it does not."""
+    from dayfly.cli import directories, running
+
+    _, layout = _here(data, run, config)
+    pid = running.holder(layout)
+    if not pid:
+        if session.json:
+            output.document({"running": False, "data": layout.data})
+        else:
+            output.result(f"not running at {layout.data}")
+        raise typer.Exit(EXIT_UNREACHABLE)
+    facts = running.state(layout)
+    host = facts.get("host", "")
+    roles = {"supervisor": {"pid": pid, "ready": True, "restarts": 0, "started_at": None}} | facts.get("roles", {})
+    for role in roles.values():
+        role["memory_bytes"] = running.memory_bytes(role["pid"]) if role.get("pid", 0) > 0 else 0
+        role["uptime_seconds"] = round(time.time() - role["started_at"], 1) if role.get("started_at") and role.get("pid") else None
+        role.pop("start_ticks", None)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{facts.get('port')}" if host else None
+    log = facts.get("log_file") or None
+    if session.json:
+        output.document({"running": True, "pid": pid, "url": url, "data": layout.data, "run": layout.run, "log": log, "roles": roles})
+        return
+    output.result(f"running at {url}  data {layout.data}" + (f"  log {directories.log_file(layout)}" if log else ""))
+    rows = [
+        (name, role.get("pid") or "down", "ready" if role.get("ready") else "starting", output.duration(role["uptime_seconds"]), output.size(role["memory_bytes"]), role.get("restarts", 0))
+        for name, role in roles.items()
+    ]
+    output.show_table(("role", ">pid", "state", ">uptime", ">memory", ">restarts"), rows, empty="")
+
+
+def doctor(session: Session, data: Data = "", run: Run = "", config: Config = "") -> None:
+    """Look at this machine: isolation, port, disk, limits, versions. Exit code 5 when something Dayfly needs is missing."""
+    from dayfly.cli import machine, running
+
+    settings, layout = _here(data, run, config)
+    ours = False
+    port = settings.port
+    if running.holder(layout) > 0:
+        ours, port = True, running.state(layout).get("port", settings.port)
+    checks = [
+        *machine.isolation(),
+        *machine.port(settings.host, port, ours=ours),
+        *machine.disk(layout.data),
+        *machine.limits(),
+        *machine.versions(),
+    ]
+    bad = [check for check in checks if check.state == machine.BAD]
+    if session.json:
+        output.document({"ok": not bad, "checks": [check.as_json() for check in checks]})
+    else:
+        _show_checks(checks)
+    if bad:
+        raise typer.Exit(EXIT_PLATFORM)
+
+
+def _show_checks(checks: list[Any]) -> None:
+    import sys
+
+    colours = {"ok": output.GREEN, "warning": output.YELLOW, "missing": output.RED}
+    group = ""
+    for check in checks:
+        if check.group != group:
+            group = check.group
+            output.result(f"{group}")
+        mark = output.colour(f"{check.state:<8}", colours[check.state], sys.stdout)
+        sys.stdout.write(f"  {mark} {output.visible(f'{check.name:<22} {check.found}'.rstrip())}\n")
+        if check.costs:
+            output.result(f"             costs: {check.costs}")
+        if check.remedy:
+            output.result(f"             get it: {check.remedy}")

@@ -1,0 +1,86 @@
+"""Two looks at /api/v1/statistics → the rows of `dayfly top`. Pure: time is an argument."""
+
+from typing import Any, ClassVar
+
+from dayfly.cli import output
+
+COUNTERS = ("calls", "errors", "cold")
+
+
+class Rates:
+    """Remembers the last look, so that counters become rates."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "function", ">calls/s", ">in flight", ">waiting", ">instances", ">cold %", ">p50", ">p99", ">memory", ">errors", ">cost/h",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self._before: dict[str, dict[str, Any]] = {}
+
+    def rows(self, answer: dict[str, Any], now: float) -> list[dict[str, Any]]:
+        """One row per function; rates are None at the first look. `now`: seconds on any clock that does not jump."""
+        functions = [f for f in answer.get("functions", []) if isinstance(f, dict)]
+        seconds = now - self._at if self._before else 0.0
+        rows = [self._row(f, seconds) for f in functions]
+        self._before = {_key(f): f for f in functions}
+        self._at = now
+        return sorted(rows, key=lambda row: (-(row["calls_per_second"] or 0), row["function"]))
+
+    def _row(self, function: dict[str, Any], seconds: float) -> dict[str, Any]:
+        before = self._before.get(_key(function))
+        new = {key: max(0, _number(function.get(key)) - _number((before or {}).get(key))) for key in COUNTERS}
+        known = before is not None and seconds > 0
+        calls = new["calls"] if known else _number(function.get("calls"))
+        cold = new["cold"] if known else _number(function.get("cold"))
+        cost_before, cost_now = (before or {}).get("cost"), function.get("cost")
+        return {
+            "function": _key(function),
+            "calls_per_second": round(new["calls"] / seconds, 2) if known else None,
+            **{key: _number(function.get(key)) for key in ("calls", "errors", "in_flight", "waiting", "instances", "memory_mb")},
+            "cold_percent": round(100 * cold / calls, 1) if calls else None,
+            "p50_ms": _phase(function, "p50"),
+            "p99_ms": _phase(function, "p99"),
+            "cost_per_hour": round((cost_now - cost_before) / seconds * 3600, 6) if known and _are_numbers(cost_now, cost_before) else function.get("cost_per_hour"),
+        }  # fmt: skip
+
+    def cells(self, row: dict[str, Any]) -> tuple[str, ...]:
+        """A row as text."""
+        return (
+            row["function"],
+            _text(row["calls_per_second"], ".1f"),
+            str(row["in_flight"]),
+            str(row["waiting"]),
+            str(row["instances"]),
+            _text(row["cold_percent"], ".1f"),
+            output.milliseconds(row["p50_ms"]),
+            output.milliseconds(row["p99_ms"]),
+            f"{row['memory_mb']} MB",
+            str(row["errors"]),
+            _text(row["cost_per_hour"], ".6f"),
+        )
+
+
+def _key(function: dict[str, Any]) -> str:
+    name, namespace = str(function.get("function") or function.get("name", "?")), function.get("namespace", "default")
+    return name if namespace == "default" else f"{name}.{namespace}"
+
+
+def _phase(function: dict[str, Any], quantile: str) -> float | None:
+    """Milliseconds of phase "total" at a quantile."""
+    phases = function.get("phases")
+    total = phases.get("total") if isinstance(phases, dict) else None
+    value = total.get(f"{quantile}_ms", total.get(quantile)) if isinstance(total, dict) else function.get(f"{quantile}_ms")
+    return float(value) if _are_numbers(value) else None
+
+
+def _number(value: Any) -> Any:
+    return value if _are_numbers(value) else 0
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
+def _text(value: Any, spec: str) -> str:
+    return format(value, spec) if _are_numbers(value) else "-"

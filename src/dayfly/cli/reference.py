@@ -1,0 +1,116 @@
+"""docs/configuration.md and the flags' help texts, from the structs themselves: Settings and FunctionConfig.
+
+`python -m dayfly.cli.reference` writes the page; a test compares it. Bounds and descriptions of Settings stand in its annotations;
+FunctionConfig travels into the catalog and carries none, so its descriptions stand here and a test wants one for every field.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect as shapes
+
+from dayfly.core.model.function import FunctionConfig
+from dayfly.core.model.settings import Settings
+
+FUNCTION_ABOUT = {
+    "handler": "`module.function`, slashes allowed before the last dot; a deployed single file defaults to its own module.",
+    "runtime": "Interpreter, `python3.11` and so on; empty is the platform's own.",
+    "memory_mb": "Memory limit of one instance in MB; what a call is billed by.",
+    "tmp_mb": "Size of the private, writable /tmp in MB.",
+    "timeout_seconds": "Longest time one call may run; over it the caller gets 504 and the instance ends.",
+    "env": "Environment variables, a table (`-e KEY=VALUE` on the command line).",
+    "secrets": "Names of secrets mounted read-only below /run/secrets (`--secret NAME` on the command line).",
+    "concurrency": "Calls at once in one instance; above 1 needs an `async def` handler.",
+    "min_instances": "Instances kept ready even when nobody calls.",
+    "max_instances": "Instances at most; further calls wait.",
+    "keep_alive_seconds": "How long an idle instance is kept.",
+    "queue_max": "Calls waiting at most; further ones get 429.",
+    "egress": "Network of the function: none, or the internet.",
+    "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
+}
+KINDS = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
+
+
+class Field:
+    """One setting: name, kind in a word, default as text, bounds as text, description."""
+
+    def __init__(self, name: str, kind: str, default: str, bounds: str, about: str) -> None:
+        self.name = name
+        self.kind = kind
+        self.default = default
+        self.bounds = bounds
+        self.about = about
+
+
+def fields_of(struct: type) -> list[Field]:
+    """The fields of Settings or FunctionConfig in their order."""
+    shape = shapes.type_info(struct)
+    assert isinstance(shape, shapes.StructType)
+    return [_field(field) for field in shape.fields]
+
+
+def _field(field: Any) -> Field:
+    about = FUNCTION_ABOUT.get(field.name, "")
+    inner = field.type
+    if isinstance(inner, shapes.Metadata):
+        about = (inner.extra_json_schema or {}).get("description", about)
+        inner = inner.type
+    if field.default is msgspec.NODEFAULT:
+        default = "" if field.default_factory is msgspec.NODEFAULT else str(field.default_factory() or "")
+    else:
+        default = "" if field.default in ("", ()) else str(field.default)
+    if isinstance(inner, shapes.LiteralType):
+        return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
+    bounds = [f"{sign} {value:g}" for key, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")) if (value := getattr(inner, key, None)) is not None]
+    return Field(field.name, KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list"), default, ", ".join(bounds), about)
+
+
+def page() -> str:
+    """docs/configuration.md, whole."""
+    parts = [HEAD]
+    for field in fields_of(Settings):
+        flag = field.name.replace("_", "-")
+        parts += [_section(field, f"`--{flag}` · `DAYFLY_{field.name.upper()}` · `[platform] {field.name}`")]
+    parts += [FUNCTION_HEAD]
+    for field in fields_of(FunctionConfig):
+        flag = {"env": "-e KEY=VALUE", "secrets": "--secret NAME"}.get(field.name, "--" + field.name.replace("_", "-"))
+        parts += [_section(field, f"`dayfly deploy {flag}` · `{field.name}` in dayfly.toml")]
+    return "\n".join(parts)
+
+
+def _section(field: Field, where: str) -> str:
+    default = f"`{field.default}`" if field.default else "empty"
+    kind = field.kind.replace("|", " or ")
+    return f"### {field.name}\n\n{field.about}  \n{where}  \nDefault: {default} · {kind}{' ' + field.bounds if field.bounds else ''}\n"
+
+
+HEAD = """# Configuration
+
+<!-- Generated from core/model/settings.py and core/model/function.py by `python -m dayfly.cli.reference`. Do not edit. -->
+
+## Platform settings
+
+Sources, weakest first: the defaults below, the `[platform]` table of `dayfly.toml` in the data directory (or of the file that
+`--config` or `DAYFLY_CONFIG` names), environment variables `DAYFLY_<NAME>`, flags of `dayfly up`. Every source is checked the same
+way; an error names the setting and where it came from.
+
+```toml
+[platform]
+port = 9000
+isolation = "strict"
+```
+
+Not settings of the platform but of the command line: `DAYFLY_URL`, `DAYFLY_TOKEN`, `DAYFLY_NAMESPACE`, `DAYFLY_CONFIG_DIR`
+(docs/cli.md).
+"""
+
+FUNCTION_HEAD = """## Function settings
+
+In a function's own `dayfly.toml`, beside its code, and as flags of `dayfly deploy`; flags win.
+"""
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/configuration.md")
+    target.write_text(page(), encoding="utf-8")
