@@ -239,8 +239,9 @@ class Connection(asyncio.Protocol):
             self._refuse_parse(Refusal("header_too_large", "The request's headers are over header_bytes_max."))
 
     def eof_received(self) -> bool:
-        # Half-closed: the client sends no more but may still read. Keep the socket while something is being answered.
-        return self._current is not None or bool(self._queue)
+        # A client that closed and one that only half-closed look alike here. Nearly all have left, and a caller that left must
+        # leave the queue too, so end-of-file means goodbye (what is already written still goes out).
+        return False
 
     def pause_writing(self) -> None:
         self._write_paused = True
