@@ -1,0 +1,101 @@
+"""What gateways must know, as it stands: functions with their secrets' values, tokens, and a revision that grows.
+
+Filled from the store at start and after every committed change; whoever changes the store publishes here, on the event loop,
+right after its transaction. Listeners (control/link.py) get each change once, in order. Never reads the store by itself.
+"""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from dayfly.control.vault import Vault
+from dayfly.core.model.function import Catalog as Whole
+from dayfly.core.model.function import Function, Token, Version
+from dayfly.core.wire.link import FunctionChanged, FunctionRemoved, Snapshot, ToGateway, TokensChanged
+from dayfly.store import access, functions
+
+Listener = Callable[[ToGateway], None]
+
+
+class Catalog:
+    """The present state and its listeners. All methods are immediate and belong to the event loop."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.functions: dict[tuple[str, str], Function] = {}
+        self.tokens: dict[str, Token] = {}
+        self._listeners: set[Listener] = set()
+
+    def __repr__(self) -> str:
+        return f"<Catalog revision {self.revision}: {len(self.functions)} functions, {len(self._listeners)} listeners>"
+
+    def fill(self, all_functions: list[Function], tokens: list[Token]) -> None:
+        """The state at start; nobody listens yet."""
+        self.functions = {(function.namespace, function.name): function for function in all_functions}
+        self.tokens = {token.id: token for token in tokens}
+
+    def put(self, function: Function) -> None:
+        """A function is new or different."""
+        self.functions[(function.namespace, function.name)] = function
+        self.revision += 1
+        self._tell(FunctionChanged(self.revision, function))
+
+    def remove(self, namespace: str, name: str) -> None:
+        """A function is gone. Nothing happens when it was not there."""
+        if self.functions.pop((namespace, name), None) is not None:
+            self.revision += 1
+            self._tell(FunctionRemoved(self.revision, namespace, name))
+
+    def set_tokens(self, tokens: list[Token]) -> None:
+        """The tokens are these."""
+        self.tokens = {token.id: token for token in tokens}
+        self.revision += 1
+        self._tell(TokensChanged(self.revision, tuple(tokens)))
+
+    def listen(self, listener: Listener) -> Snapshot:
+        """The whole state, after which `listener` gets every change."""
+        self._listeners.add(listener)
+        whole = Whole(revision=self.revision, functions=tuple(self.functions.values()), tokens=tuple(self.tokens.values()))
+        return Snapshot(whole)
+
+    def unlisten(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+
+    def _tell(self, change: ToGateway) -> None:
+        for listener in tuple(self._listeners):
+            listener(change)
+
+
+def load_function(tx: sa.Connection, vault: Vault, namespace: str, name: str, extra: Version | None = None) -> Function | None:
+    """A function as gateways need it: the versions its aliases name, then `extra` (one being proved), and their secrets.
+
+    None when there is no such function and no `extra`. Raises Refusal data_unusable when a secret cannot be opened.
+    """
+    aliases = functions.aliases_of(tx, namespace, name)
+    named = {number for alias in aliases for number, _ in alias.weights}
+    versions = [version for version in functions.versions_of(tx, namespace, name) if version.number in named]
+    if extra is not None:
+        versions.append(extra)
+    if not versions:
+        return None
+    return Function(
+        namespace=namespace,
+        name=name,
+        aliases=tuple(aliases),
+        versions=tuple(versions),
+        secrets=open_secrets(tx, vault, namespace, {secret for version in versions for secret in version.config.secrets}),
+    )
+
+
+def open_secrets(tx: sa.Connection, vault: Vault, namespace: str, wanted: set[str]) -> dict[str, bytes]:
+    """Name → value of those of `wanted` that exist."""
+    if not wanted:
+        return {}
+    sealed = access.sealed_secrets(tx, namespace, wanted)
+    return {name: vault.unseal(namespace, name, value) for name, value in sealed.items()}
+
+
+def load_all(tx: sa.Connection, vault: Vault) -> list[Function]:
+    """Every function that has a version to run."""
+    found = (load_function(tx, vault, namespace, name) for namespace, name in functions.all_names(tx))
+    return [function for function in found if function is not None]

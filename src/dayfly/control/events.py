@@ -1,0 +1,38 @@
+"""What a deploy tells while it runs: one JSON object a line, the last one says how it ended (docs/api.md). Only data."""
+
+import msgspec
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="stage"):
+    """A stage begins: unpack, build, prove, activate."""
+
+    stage: str
+    message: str
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="output"):
+    """A line of the installer's output."""
+
+    text: str
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="deployed"):
+    """The version serves (or served already: `unchanged`). Times of the proof in ms, of the stages in seconds."""
+
+    version: int
+    unchanged: bool
+    url: str
+    init_ms: float | None
+    start_ms: float | None
+    missing: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failed"):
+    """Nothing changed. `error` is what every error answer holds, with the user's traceback where there is one."""
+
+    error: object
+
+
+Event = Stage | Output | Deployed | Failed
+LAST = (Deployed, Failed)

@@ -1,0 +1,108 @@
+"""Log records: from gateways into their own store in batches, out again by question, and followed as they come.
+
+A bounded queue stands before the store: when the disk is slower than the functions talk, records are dropped and counted, and
+no gateway waits. Followers are woken after each write and ask for what is newer than the last id they saw, so a slow follower
+costs nothing but its own lateness.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from dayfly.control.worker import Worker
+from dayfly.core.model.errors import Refusal
+from dayfly.core.model.records import LogRecord
+from dayfly.store.logs import LogQuery, LogStore
+
+QUEUE_RECORDS_MAX = 50_000
+BATCH_MAX = 5_000
+TEXT_CHARACTERS_MAX = 16 * 1024
+FOLLOW_BATCH = 1_000
+
+log = structlog.get_logger()
+
+
+class Logs:
+    """The log store behind its own thread. `run()` writes until it is cancelled; `drain()` writes the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._store = LogStore(path)
+        self._worker = Worker("logs")
+        self._queue: list[LogRecord] = []
+        self._filled = asyncio.Event()
+        self._written = asyncio.Event()
+        self.dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<Logs {len(self._queue)} records to write, {self.dropped} dropped>"
+
+    def add(self, records: list[LogRecord], dropped: int = 0) -> None:
+        """Take a batch of a gateway; what is over the bound is dropped and counted."""
+        room = QUEUE_RECORDS_MAX - len(self._queue)
+        self._queue += records[:room]
+        self.dropped += dropped + max(0, len(records) - room)
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Write batch after batch. A full disk loses them loudly; it must not end control."""
+        while True:
+            await self._filled.wait()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Write everything that was taken."""
+        while self._queue:
+            batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
+            try:
+                await self._worker.call(self._store.append, [_bounded(record) for record in batch])
+            except Refusal as error:
+                self.dropped += len(batch)
+                log.error("logs_lost", count=len(batch), detail=error.detail)
+            self._wake()
+        self._filled.clear()
+
+    async def read(self, query: LogQuery) -> list[LogRecord]:
+        """Records kept so far, oldest first."""
+        return [record for _, record in await self._worker.call(self._store.read, query)]
+
+    async def follow(self, query: LogQuery) -> AsyncIterator[LogRecord]:
+        """What `read` gives, then every matching record as it is written; never ends by itself."""
+        written, last = self._written, await self._worker.call(self._store.last_id)
+        for number, record in await self._worker.call(self._store.read, query):
+            last = max(last, number)
+            yield record
+        while True:
+            step = msgspec.structs.replace(query, after=last or -1, limit=FOLLOW_BATCH)
+            found = await self._worker.call(self._store.read, step)
+            for number, record in found:
+                last = number
+                yield record
+            if len(found) < FOLLOW_BATCH:
+                await written.wait()
+                written = self._written
+
+    async def forget(self, before: float, keep: int) -> int:
+        """Delete what is too old or too many; how many went."""
+        total = 0
+        while gone := await self._worker.call(self._store.forget, before, keep):
+            total += gone
+        return total
+
+    def close(self) -> None:
+        """After `run` ended."""
+        self._worker.close()
+        self._store.close()
+
+    def _wake(self) -> None:
+        """Everybody who waits for the present event goes on; later waiters get a new one."""
+        written, self._written = self._written, asyncio.Event()
+        written.set()
+
+
+def _bounded(record: LogRecord) -> LogRecord:
+    if len(record.text) <= TEXT_CHARACTERS_MAX:
+        return record
+    return msgspec.structs.replace(record, text=record.text[:TEXT_CHARACTERS_MAX] + "…")
