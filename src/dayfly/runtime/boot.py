@@ -1,0 +1,120 @@
+"""From the gateway's BOOT frame to a process that looks like a Lambda runtime: environment, import path, a clean interpreter.
+
+BOOT's body is a JSON object: {"namespace", "function", "version": int, "instance", "handler", "memory_mb", "timeout_seconds",
+"concurrency", "env": {name: value}, "secrets": [names]}. Must run before any user code and imports none. Used by agent.py.
+"""
+
+import atexit
+import gc
+import os
+import signal
+import sys
+import time
+import types
+
+from dayfly.runtime.frames import SLOTS_MAX
+from dayfly.runtime.jsontext import loads
+
+RESERVED = frozenset(("_HANDLER", "_X_AMZN_TRACE_ID", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR", "AWS_EXECUTION_ENV"))
+RESERVED_PREFIXES = ("AWS_LAMBDA_", "DAYFLY_")
+FREE = frozenset(("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL"))  # reserved prefix, but the user's to set
+PATH = "/usr/local/bin:/usr/bin:/bin:/opt/bin"
+
+
+class Boot:
+    """What this instance is, as the BOOT frame says it. Raises ValueError, KeyError or TypeError for anything else."""
+
+    def __init__(self, text: bytes) -> None:
+        given = loads(text)
+        self.namespace = str(given["namespace"])
+        self.function = str(given["function"])
+        self.version = int(given["version"])
+        self.instance = str(given["instance"])
+        self.handler = str(given["handler"])
+        self.memory_mb = int(given["memory_mb"])
+        self.timeout_seconds = float(given["timeout_seconds"])
+        self.concurrency = max(1, min(int(given.get("concurrency", 1)), SLOTS_MAX))
+        self.env = {str(name): str(value) for name, value in given.get("env", {}).items()}
+        self.secrets = tuple(str(name) for name in given.get("secrets", ()))
+        self.log_group = f"/aws/lambda/{self.function}"
+        self.log_stream = time.strftime("%Y/%m/%d", time.gmtime()) + f"/[{self.version}]{self.instance}"
+
+
+def is_reserved(name: str) -> bool:
+    """Whether this variable is the platform's to set, whatever the user's configuration says."""
+    return name in RESERVED or (name.startswith(RESERVED_PREFIXES) and name not in FREE)
+
+
+def environment(boot: Boot, task_root: str, layer_root: str) -> dict[str, str]:
+    """Every variable user code sees: defaults, then the user's, then the reserved ones."""
+    defaults = {
+        "HOME": "/tmp",  # noqa: S108 - the sandbox's own /tmp
+        "TMPDIR": "/tmp",  # noqa: S108
+        "PATH": PATH,
+        "LANG": "C.UTF-8",
+        "LC_CTYPE": "C.UTF-8",
+        "TZ": ":UTC",
+        "PWD": task_root,
+        "PYTHONPATH": f"{task_root}:{layer_root}",
+        "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
+    }
+    ours = {
+        "AWS_LAMBDA_FUNCTION_NAME": boot.function,
+        "AWS_LAMBDA_FUNCTION_VERSION": str(boot.version),
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(boot.memory_mb),
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_LAMBDA_LOG_GROUP_NAME": boot.log_group,
+        "AWS_LAMBDA_LOG_STREAM_NAME": boot.log_stream,
+        "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
+        "LAMBDA_TASK_ROOT": task_root,
+        "_HANDLER": boot.handler,
+        "DAYFLY_FUNCTION": boot.function,
+        "DAYFLY_NAMESPACE": boot.namespace,
+        "DAYFLY_VERSION": str(boot.version),
+        "DAYFLY_INSTANCE": boot.instance,
+    }
+    if boot.concurrency > 1:
+        ours["AWS_LAMBDA_MAX_CONCURRENCY"] = str(boot.concurrency)
+    users = {name: value for name, value in boot.env.items() if not is_reserved(name)}
+    return defaults | users | ours
+
+
+def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
+    """sys.path: the function, what PYTHONPATH of its configuration names, its layer, the standard library. Nothing else."""
+    stdlib = os.path.dirname(os.__file__)
+    extra = [entry for entry in boot.env.get("PYTHONPATH", "").split(":") if entry]
+    layer = [layer_root] if os.path.isdir(layer_root) else []
+    return [task_root, *extra, *layer, stdlib, f"{stdlib}/lib-dynload"]
+
+
+def enter(boot: Boot, task_root: str, layer_root: str) -> None:
+    """Make this process the function's: environment, import path, fresh randomness, default signals, no trace of the zygote's."""
+    os.environ.clear()
+    os.environ.update(environment(boot, task_root, layer_root))
+    time.tzset()
+    sys.path[:] = import_path(boot, task_root, layer_root)
+    sys.argv[:] = [""]
+    sys.dont_write_bytecode = True
+    for path in [path for path in sys.path_importer_cache if not path.startswith(sys.path[-2])]:
+        del sys.path_importer_cache[path]  # looked up before the sandbox's own folders were in place
+    for name in [name for name in sys.modules if name == "dayfly" or name.startswith("dayfly.")]:
+        del sys.modules[name]  # a bundle may bring modules of this name
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    atexit._clear()
+    _reseed()
+    gc.enable()
+
+
+def _reseed() -> None:
+    """What all children of one zygote would share. The hash seed cannot be changed; os.urandom was never shared."""
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed()
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None  # type: ignore[attr-defined]
+    ssl = sys.modules.get("_ssl")
+    if ssl is not None:  # OpenSSL tells forks by their pid, and every instance has pid 1
+        ssl.RAND_add(os.urandom(32), 32.0)

@@ -1,0 +1,221 @@
+"""Serving several calls at once: the asyncio loop of an `async def` handler. One task per call, at most `concurrency` of them.
+
+asyncio is imported when this loop starts, so that other functions never pay for it. Back-pressure: a call whose frame does not fit the
+socket waits until it is out, so at most one frame per call is held. Must never take a call it has no slot for (another instance may be
+free). Used by agent.py.
+"""
+
+import sys
+import time
+from contextlib import suppress
+from types import GeneratorType
+
+from dayfly.runtime.answers import frame
+from dayfly.runtime.frames import RESULT
+from dayfly.runtime.inbox import Call, Inbox, Leave
+from dayfly.runtime.instance import Instance
+from dayfly.runtime.stream import Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, Task
+    from collections.abc import AsyncIterator, Callable
+    from typing import Any, NoReturn
+
+
+def serve(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]") -> "NoReturn":
+    """Run calls until there are no more and those running have ended. Does not return."""
+    import asyncio
+    from contextvars import ContextVar
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    instance.scope.variable = ContextVar("call")
+    server = _Server(instance, inbox, handler, loop)
+    loop.call_soon(server.take)
+    while True:
+        try:
+            loop.run_forever()
+            server.end()
+        except BaseException as error:  # sys.exit in a background task of user code, or its signal handler raised
+            server.interrupted(error)
+
+
+class _Server:
+    """The state of the loop: which slots are free, whether the shared socket is watched, whether this instance is leaving."""
+
+    def __init__(self, instance: Instance, inbox: Inbox, handler: "Callable[..., Any]", loop: "AbstractEventLoop") -> None:
+        self._instance = instance
+        self._answers = instance.answers
+        self._inbox = inbox
+        self._handler = handler
+        self._loop = loop
+        self._free = list(range(instance.concurrency))[::-1]
+        self._running: dict[int, tuple[Call, Task[None]]] = {}  # by slot
+        self._streams: dict[int, Task[None]] = {}  # by sequence number: only these can be cancelled
+        self._watching = False
+        self._leaving = False
+        self._writable: Future[None] | None = None
+        loop.add_reader(instance.answers.fd, self._control)
+
+    def take(self) -> None:
+        """Take calls while there are free slots; then stop watching the socket until one is free again."""
+        try:
+            while self._free and not self._leaving:
+                call = self._inbox.poll()
+                if call is None:
+                    break
+                self._start(call)
+        except Leave:
+            self._retire()
+        watch = bool(self._free) and not self._leaving
+        if watch != self._watching:
+            self._watching = watch
+            if watch:
+                self._loop.add_reader(self._inbox.fd, self.take)
+            else:
+                self._loop.remove_reader(self._inbox.fd)
+
+    def _start(self, call: Call) -> None:
+        slot = self._free.pop()
+        slots = self._instance.slots
+        slots[2 * slot + 1] = call.began
+        slots[2 * slot] = call.seq  # from here on the call may have run
+        task = self._loop.create_task(self._run(call, slot))
+        self._running[slot] = (call, task)
+
+    def _retire(self) -> None:
+        self._leaving = True
+        if not self._running:
+            self._loop.stop()
+
+    def _finished(self, slot: int) -> None:
+        self._instance.slots[2 * slot] = 0
+        del self._running[slot]
+        self._free.append(slot)
+        if self._instance.exit_status is not None or self._instance.is_worn_out(time.monotonic_ns()):
+            self._leaving = True
+        if self._leaving:
+            self._retire()
+        self.take()
+
+    async def _run(self, call: Call, slot: int) -> None:
+        instance = self._instance
+        variable = instance.scope.variable
+        assert variable is not None
+        variable.set((call.seq, call.id))
+        try:
+            await self._answer(call)
+        except BaseException as error:
+            await self._put(instance.error_frame(call, error))
+        finally:
+            self._finished(slot)
+
+    async def _answer(self, call: Call) -> None:
+        instance = self._instance
+        contract = instance.contract(call)
+        context = instance.context(call.id, call.deadline, contract.client_context(call))
+        result = self._handler(contract.event(call), context)
+        if hasattr(result, "__await__"):
+            result = await result
+        if isinstance(result, GeneratorType):
+            result = _as_async(result)
+        if hasattr(result, "__anext__") and hasattr(result, "aclose"):
+            await self._stream(call, result)
+            return
+        status, meta, body = contract.answer(result)
+        instance.finish_lines()
+        elapsed = (time.monotonic_ns() - call.began) // 1000
+        await self._put(frame(RESULT, call.seq, body, status=status, meta=meta, exec_us=elapsed))
+
+    async def _stream(self, call: Call, source: "Any") -> None:
+        """Send what the generator yields. CANCEL stops it at once where it awaits; END is sent in any case."""
+        from asyncio import CancelledError
+
+        instance = self._instance
+        stream = Stream(call, instance.contract(call))
+        self._streams[call.seq] = self._running[self._slot_of(call)][1]
+        last = None
+        try:
+            try:
+                async for item in source:
+                    for piece in stream.frames(item):
+                        await self._put(piece)
+                    if call.seq not in self._streams:
+                        break
+            finally:
+                await source.aclose()
+        except BaseException as error:
+            if isinstance(error, CancelledError) and call.seq not in self._streams:
+                pass  # the caller has left: END says that the call is over
+            elif stream.begun:
+                last = stream.end(*instance.failed(call, error))
+            else:
+                raise
+        finally:
+            self._streams.pop(call.seq, None)
+        instance.finish_lines()
+        await self._put(last or stream.end())
+
+    def _slot_of(self, call: Call) -> int:
+        return next(slot for slot, (running, _) in self._running.items() if running is call)
+
+    def _control(self) -> None:
+        for seq in self._answers.read_control():
+            task = self._streams.pop(seq, None)
+            if task is not None:
+                task.cancel()
+
+    async def _put(self, data: bytes) -> None:
+        """Send one frame; returns when it is out. Others may wait at the same time: frames never mix."""
+        answers = self._answers
+        while not answers.push():
+            await self._wait_writable()
+        if not answers.offer(data):
+            while not answers.push():
+                await self._wait_writable()
+
+    async def _wait_writable(self) -> None:
+        """A call that is cancelled while it waits goes on waiting: half a frame must not be left behind."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+            self._loop.add_writer(self._answers.fd, self._now_writable)
+        from asyncio import CancelledError, shield
+
+        with suppress(CancelledError):
+            await shield(self._writable)
+
+    def _now_writable(self) -> None:
+        future, self._writable = self._writable, None
+        self._loop.remove_writer(self._answers.fd)
+        if future is not None:
+            future.set_result(None)
+
+    def end(self) -> "NoReturn":
+        """The loop has stopped: leave, when that was this server's doing."""
+        status = self._instance.exit_status
+        self._instance.leave(status or 0, said=status is not None)
+
+    def interrupted(self, error: BaseException) -> None:
+        """Something of the user's ended the loop. sys.exit means what it says: running calls are answered so, and the instance ends."""
+        if not isinstance(error, SystemExit):
+            print(f"{type(error).__name__} raised outside of a call", file=sys.stderr)  # noqa: T201 - into the function's log
+            return
+        for call, _ in list(self._running.values()):
+            self._answers.write(self._instance.error_frame(call, error))
+        if not self._running:
+            self._instance.leave(_status_of(error))
+        self._instance.leave(self._instance.exit_status or 0, said=True)
+
+
+def _status_of(error: SystemExit) -> int:
+    return error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
+
+
+async def _as_async(generator: "GeneratorType[Any, Any, Any]") -> "AsyncIterator[Any]":
+    """An async handler may return an ordinary generator."""
+    try:
+        for item in generator:
+            yield item
+    finally:
+        generator.close()

@@ -1,0 +1,75 @@
+"""From the handler string to a callable: imports the user's module, with Lambda's names for what can go wrong.
+
+The string is `module.function`, `package.module.function` or `package/module.function`; without a dot it names the module, and the
+function is `handler`. Must never hide a user's traceback. Used by agent.py.
+"""
+
+import os
+import sys
+
+from dayfly.runtime.failure import Fault, message_of, stack_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+DEFAULT_FUNCTION = "handler"
+CO_COROUTINE, CO_ASYNC_GENERATOR = 0x80, 0x200  # inspect's, without inspect
+UNWRAP_MAX = 16  # functools.partial around functools.partial …
+
+
+def split(handler: str) -> tuple[str, str]:
+    """(module, function). Raises Fault Runtime.MalformedHandlerName."""
+    module, dot, function = handler.rpartition(".")
+    if not dot:
+        module, function = handler, DEFAULT_FUNCTION
+    module = module.replace("/", ".")
+    if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise Fault("Runtime.MalformedHandlerName", f"Bad handler '{handler}': it must be module.function")
+    return module, function
+
+
+def load(handler: str, task_root: str) -> "Callable[..., Any]":
+    """Import the module and return its handler. Raises Fault as Lambda names it, or whatever the module raised."""
+    module_name, function_name = split(handler)
+    _check_not_builtin(module_name, task_root)
+    try:
+        __import__(module_name)
+        module = sys.modules[module_name]
+    except ImportError as error:
+        raise Fault("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {message_of(error)}", stack_of(error)) from None
+    except SyntaxError as error:
+        where = [f'  File "{error.filename}" Line {error.lineno}\n    {(error.text or "").rstrip()}\n']
+        raise Fault("Runtime.UserCodeSyntaxError", f"Syntax error in module '{module_name}': {message_of(error)}", where) from None
+    found = getattr(module, function_name, None)
+    if found is None:
+        raise Fault("Runtime.HandlerNotFound", f"Handler '{function_name}' missing on module '{module_name}'")
+    if not callable(found):
+        raise Fault("Runtime.HandlerNotFound", f"Handler '{function_name}' of module '{module_name}' is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def _check_not_builtin(module_name: str, task_root: str) -> None:
+    """A user's json.py cannot be found behind the json that is loaded already: say so instead of "handler missing"."""
+    top = module_name.partition(".")[0]
+    shadows = os.path.exists(f"{task_root}/{top}.py") or os.path.exists(f"{task_root}/{top}")
+    if top in sys.builtin_module_names or (top in sys.modules and shadows):
+        raise Fault("Runtime.BuiltInModuleConflict", f"Cannot use built-in module {top} as a handler module")
+
+
+def is_async(handler: "Any") -> bool:
+    """Whether calling it gives a coroutine or an async generator: `async def`, a partial of one, an object whose __call__ is one.
+
+    A plain function that returns a coroutine all the same (a decorator's wrapper) is found out per call, in sequential.py.
+    """
+    for _ in range(UNWRAP_MAX):
+        inner = getattr(handler, "func", None)
+        if type(handler).__name__ != "partial" or inner is None:
+            break
+        handler = inner
+    code = getattr(handler, "__code__", None) or getattr(getattr(handler, "__func__", None), "__code__", None)
+    if code is None:
+        call = next((vars(kind)["__call__"] for kind in type(handler).__mro__ if "__call__" in vars(kind)), None)
+        code = getattr(call, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & (CO_COROUTINE | CO_ASYNC_GENERATOR))

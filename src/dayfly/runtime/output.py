@@ -1,0 +1,168 @@
+"""What user code prints, as LOG frames that carry the call: sys.stdout and sys.stderr of an instance.
+
+Each stream is an ordinary io.TextIOWrapper (so that everything that works on one works) over an `Output`, which holds back at most
+one unfinished line and sends the rest at once: a crash loses nothing that ended with a line end. Output of C code and subprocesses
+does not come here; it goes to the pipe behind descriptors 1 and 2. Must never buffer without bound and never print itself.
+Used by agent.py, logs.py and instance.py.
+"""
+
+import io
+import os
+import sys
+from _thread import RLock
+
+from dayfly.runtime.answers import Answers, frame
+from dayfly.runtime.frames import LOG, LOG_LINE_BYTES_MAX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextvars import ContextVar
+    from typing import Any
+
+STDOUT_LEVEL, STDERR_LEVEL, ERROR_LEVEL = 20, 30, 40  # logging's numbers
+BATCH_BYTES = 64 * 1024  # frames sent together
+
+
+class Scope:
+    """Which call is running: (sequence number, call id). One for the whole process, or one per task when calls run concurrently."""
+
+    __slots__ = ("_idle", "call", "variable")
+
+    def __init__(self) -> None:
+        self._idle: tuple[int, str] = (0, "")
+        self.call = self._idle
+        self.variable: ContextVar[tuple[int, str]] | None = None
+
+    def now(self) -> tuple[int, str]:
+        """The call whose code asks; (0, "") during init and between calls."""
+        if self.variable is None:
+            return self.call
+        return self.variable.get(self._idle)
+
+
+class Output(io.BufferedIOBase):
+    """Bytes in, LOG frames out. `fd`: 1 or 2, what `fileno()` answers and where output goes in a process that user code forked."""
+
+    def __init__(self, fd: int, answers: Answers, scope: Scope, *, stream: int, level: int) -> None:
+        self._fd = fd
+        self._answers: Answers | None = answers
+        self._scope = scope
+        self._stream = stream
+        self._level = level
+        self._lock = RLock()
+        self._partial_of = 0
+        self.partial = b""  # an unfinished line
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, data: "Any") -> int:
+        """Take bytes; whole lines are sent before this returns."""
+        data = bytes(data)
+        size = len(data)
+        with self._lock:
+            seq = self._scope.now()[0]
+            if self.partial:
+                if seq == self._partial_of:
+                    data = self.partial + data
+                    self.partial = b""
+                else:
+                    self._finish_line()
+            end = data.rfind(b"\n")
+            if end >= 0:
+                self.send(data[:end], seq)
+                data = data[end + 1 :]
+            if len(data) >= LOG_LINE_BYTES_MAX:
+                self.send(data, seq)
+                data = b""
+            self.partial = data
+            self._partial_of = seq
+        return size
+
+    def flush(self) -> None:
+        """Nothing: whole lines are out, and an unfinished one is finished by more text or by `finish_line`."""
+
+    def close(self) -> None:
+        """Send what is left. Not more: descriptor and socket are not this object's."""
+        self.finish_line()
+
+    def finish_line(self) -> None:
+        """Send the unfinished line; asked for before a call's answer."""
+        with self._lock:
+            self._finish_line()
+
+    def _finish_line(self) -> None:
+        if self.partial:
+            text, self.partial = self.partial, b""
+            self.send(text, self._partial_of)
+
+    def send(self, text: bytes, seq: int) -> None:
+        """Send text, its last line end already cut off, in frames of at most LOG_LINE_BYTES_MAX, between lines where possible."""
+        if self._answers is None:
+            os.write(self._fd, text + b"\n")
+            return
+        send_text(self._answers, text, seq, flags=self._stream, level=self._level)
+
+    def forget(self) -> None:
+        """In a process that user code forked: print to the descriptor, as any process does."""
+        self._answers = None
+        self._lock = RLock()
+        self.partial = b""
+
+
+def send_text(answers: Answers, text: bytes, seq: int, *, flags: int, level: int) -> None:
+    """LOG frames of UTF-8 text (anything else in it is replaced), several in one send when it is long."""
+    if not text.isascii():
+        text = text.decode("utf-8", "replace").encode()
+    if len(text) <= LOG_LINE_BYTES_MAX:
+        answers.write(frame(LOG, seq, text, flags=flags, status=level))
+        return
+    batch, size = [], 0
+    for piece in pieces(text):
+        batch.append(frame(LOG, seq, piece, flags=flags, status=level))
+        size += len(piece)
+        if size >= BATCH_BYTES:
+            answers.write(b"".join(batch))
+            batch, size = [], 0
+    if batch:
+        answers.write(b"".join(batch))
+
+
+def pieces(text: bytes) -> "Iterator[bytes]":
+    """Cut at line ends where a line fits, inside a line between characters where it does not."""
+    at = 0
+    while len(text) - at > LOG_LINE_BYTES_MAX:
+        cut = text.rfind(b"\n", at, at + LOG_LINE_BYTES_MAX + 1)
+        if cut > at:
+            yield text[at:cut]
+            at = cut + 1
+            continue
+        cut = at + LOG_LINE_BYTES_MAX
+        while text[cut] & 0xC0 == 0x80:
+            cut -= 1
+        yield text[at:cut]
+        at = cut
+    yield text[at:]
+
+
+def replace_streams(answers: Answers, scope: Scope) -> tuple[Output, Output]:
+    """Put both streams in place; returns what is below them."""
+    outputs = (
+        Output(1, answers, scope, stream=0, level=STDOUT_LEVEL),
+        Output(2, answers, scope, stream=1, level=STDERR_LEVEL),
+    )
+    # write_through: text reaches Output in the call that printed it, so it is never another call's by mistake.
+    sys.stdout = sys.__stdout__ = _text_over(outputs[0])  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _text_over(outputs[1])  # type: ignore[misc]
+    return outputs
+
+
+def _text_over(output: "Any") -> io.TextIOWrapper:
+    return io.TextIOWrapper(output, encoding="utf-8", errors="backslashreplace", write_through=True)
