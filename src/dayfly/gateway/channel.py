@@ -117,6 +117,20 @@ class VersionSocket:
                 seqs.append(seq)
         return seqs
 
+    def clear(self) -> None:
+        """Throw away every message that nobody has taken."""
+        while True:
+            try:
+                packet, rights, _, _ = socket.recv_fds(
+                    self.receiver, frames.REQUEST.size, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except OSError:
+                return
+            for fd in rights:
+                os.close(fd)
+            if not packet:
+                return
+
     def finish(self) -> None:
         """No more calls: instances read what is there, then end-of-file, and leave."""
         self._sender.close()
@@ -127,7 +141,7 @@ class Channel:
     """One instance's own socket, its progress page and its output pipe, seen from the gateway."""
 
     __slots__ = (
-        "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "answered", "entry", "exit",
+        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "answered", "entry", "exit",
         "head", "id", "init_us", "ready_at", "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
 
@@ -148,6 +162,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._rest = bytearray()
         self._paused = 0
+        self._ended = False
         self._socket: socket.socket | None = None
         self._output = -1
         self._progress: mmap.mmap | None = None
@@ -201,6 +216,11 @@ class Channel:
         if self._paused == 0 and self._socket is not None:
             self._loop.add_reader(self._socket, self._readable)
 
+    def read_out(self) -> None:
+        """The instance is dead: report what it had still written, all of it."""
+        while self._socket is not None and not self._ended:
+            self._readable()
+
     def close(self) -> None:
         """Let go of every descriptor; idempotent."""
         if self._socket is not None:
@@ -219,10 +239,13 @@ class Channel:
         try:
             data = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
+            # A process it left behind may hold the socket open a moment longer; once the node says it is over, nothing more counts.
+            self._ended = self.exit is not None
             return
         except OSError:
             data = b""
         if not data:
+            self._ended = True
             self._loop.remove_reader(self._socket)
             self._events.on_end(self, "lost")
             return
@@ -263,6 +286,7 @@ class Channel:
         return offset
 
     def _garbage(self) -> None:
+        self._ended = True
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
         self._events.on_end(self, "garbage")

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from dayfly.core.decide.pool import Answer, Close, Kill, Offer, Pool, PoolLimits, Retire, Start
+from dayfly.core.decide.pool import Answer, Clear, Close, Kill, Offer, Pool, PoolLimits, Retire, Start
 from dayfly.core.model.call import Call
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
@@ -107,6 +107,7 @@ class Fleet:
             Answer: self._do_answer,
             Retire: self._do_retire,
             Kill: self._do_kill,
+            Clear: self._do_clear,
             Close: self._do_close,
         }
 
@@ -262,6 +263,9 @@ class Fleet:
         if channel is not None:
             channel.wanted = False
             self._provider.kill(channel.id)
+
+    def _do_clear(self, entry: Entry, effect: Clear) -> None:
+        entry.socket.clear()
 
     def _do_close(self, entry: Entry, effect: Close) -> None:
         entry.closed_at = time.monotonic()
@@ -464,6 +468,7 @@ class Fleet:
         if self._channels.pop(channel.id, None) is None:
             return
         entry: Entry = channel.entry  # type: ignore[assignment]
+        channel.read_out()
         taken = channel.running(entry.pool.limits.concurrency)
         channel.close()
         del entry.channels[channel.id]

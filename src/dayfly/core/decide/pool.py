@@ -90,11 +90,15 @@ class Kill(NamedTuple):
     code: str
 
 
+class Clear(NamedTuple):
+    """No instance is left to take what lies in the version's socket: empty it, the calls are back in the queue."""
+
+
 class Close(NamedTuple):
     """Drained: nothing waits and nothing runs. Close the version's socket; the instances leave."""
 
 
-Effect = Offer | Start | Answer | Retire | Kill | Close
+Effect = Offer | Start | Answer | Retire | Kill | Clear | Close
 
 
 class Pool:
@@ -216,6 +220,7 @@ class Pool:
             if call is not None:
                 call.state = step(CALL_STEPS, call.state, "returned")
                 self.waiting.appendleft(call)
+        self._blocked = False
         self._offer_waiting()
         self._start_if_worth_it(now)
 
@@ -267,6 +272,7 @@ class Pool:
             return
         self._remember_demand(now)
         if self.waiting:
+            self._blocked = False
             self._resize()
             self._offer_waiting()
             self._start_if_worth_it(now)
@@ -422,7 +428,19 @@ class Pool:
             # what nobody needs any more).
             self._leaving = max(0, min(self._leaving - 1, self._ready))
         assert it.state == GONE
+        if self._ready == 0:
+            self._take_back()
         self._resize()
+
+    def _take_back(self) -> None:
+        """The last instance is gone: whatever is still offered was begun by nobody."""
+        self._leaving = 0
+        self._blocked = False
+        for call in reversed(self.offered.values()):
+            call.state = step(CALL_STEPS, call.state, "returned")
+            self.waiting.appendleft(call)
+        self.offered.clear()
+        self._effects.append(Clear())
 
     def _kill_the_stuck(self, call: Call, now: float) -> None:
         """A call ran out of time on the socket, marked by nobody, although instances were there: whoever has finished nothing since
