@@ -27,7 +27,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     tenant: TenantName  # the namespace: zygotes and walls are per tenant where it matters
     runtime: Runtime
     code: Digest
-    layer: Digest | Literal[""]
+    layer: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]  # "" = no dependencies
     memory_mb: Annotated[int, msgspec.Meta(ge=16, le=65536)]
     tmp_mb: Annotated[int, msgspec.Meta(ge=1, le=65536)]
     egress: Egress

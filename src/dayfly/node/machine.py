@@ -1,0 +1,111 @@
+"""What the node finds out about its machine once, and the uids, groups and namespaces it hands out.
+
+Called by node/server.py at its start and for every instance. Nothing here talks to a client or a zygote.
+"""
+
+import functools
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from dayfly.core.decide import isolate
+from dayfly.core.model.layout import Layout
+from dayfly.core.model.settings import Settings
+from dayfly.sandbox import cgroup, features, network, privileges
+from dayfly.sandbox.syscalls import CLONE_NEWNS
+
+Prepared = tuple[isolate.Plan, msgspec.Raw]
+
+
+class Uids:
+    """One uid for each instance, from this data directory's block, as late again as possible."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self._first, self._count = first, count
+        self._next = secrets.randbelow(count)  # a restarted node does not begin where the last one did
+        self._used: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Uids {self._first}+{self._count} used={len(self._used)}>"
+
+    def take(self) -> int:
+        """Raises OSError when all are in use."""
+        for _ in range(self._count):
+            uid = self._first + self._next
+            self._next = (self._next + 1) % self._count
+            if uid not in self._used:
+                self._used.add(uid)
+                return uid
+        raise OSError("every uid of this platform's block is in use")
+
+    def give_back(self, uid: int) -> None:
+        self._used.discard(uid)
+
+
+class Machine:
+    """Features, plans and pools of this machine. As an ordinary user it first becomes root of a user namespace, if it can."""
+
+    def __init__(self, settings: Settings, layout: Layout) -> None:
+        self.settings = settings
+        self.root = os.geteuid() == 0
+        first, count = privileges.uid_block(layout.data)
+        found = features.probe(first, userns=True)
+        own_cgroup = Path("/proc/self/cgroup").read_text()
+        self.in_user_namespace = not self.root and found["user_namespaces"] is True
+        if self.in_user_namespace:
+            features.enter_user_namespace(CLONE_NEWNS)
+        self.uids = Uids(first, count)
+        place = cgroup.find_place(Path("/proc/self/mountinfo").read_text(), own_cgroup, privileged=self.root)
+        self.groups = cgroup.Groups(place, cgroup.tag(layout.data))
+        self.networks = network.Pool(layout.egress_socket)
+        reached = self.networks.available()
+        self.features: features.Features = found | self.groups.available() | reached | {"net_namespaces": reached["netns"]}
+        self.interpreters = features.interpreters()
+        self._plans = functools.lru_cache(maxsize=256)(self._plan)
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.groups!r} {self.networks!r} {self.uids!r}>"
+
+    def has(self, feature: str) -> bool:
+        return self.features.get(feature) is True
+
+    @property
+    def private_root(self) -> bool:
+        """Whether instances get a mount namespace with a root of their own."""
+        return self.has("mount_namespaces") and self.has("mount_api")
+
+    def plan(self, demand: isolate.Demand) -> Prepared:
+        """The plan for a demand, and its steps as JSON. Raises Refusal isolation_refused."""
+        return self._plans(demand)
+
+    def _plan(self, demand: isolate.Demand) -> Prepared:
+        plan = isolate.plan(demand, self.features, strict=self.settings.isolation == "strict")
+        return plan, msgspec.Raw(msgspec.json.encode(plan.steps))
+
+    def zygote_config(self, source: str, prefix: str) -> dict[str, object]:
+        """The first message to a zygote: what it does once, for all of its instances."""
+        readable = [prefix, "/usr", "/lib", "/lib64", "/bin", "/etc/ssl/certs", "/etc/localtime", "/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/dev/zero", "/dev/urandom", "/dev/random"]  # fmt: skip  # noqa: E501
+        return {
+            "source": source,
+            "pidns": self.has("pid_namespaces"),
+            "mountns": self.private_root,
+            "ipcns": self.has("ipc_namespaces"),
+            "utsns": self.has("uts_namespaces"),
+            "capabilities": self.root or self.in_user_namespace,
+            "into_cgroup": self.has("cgroup_v2"),
+            "resolv_conf": network.RESOLV_CONF,
+            "readable": readable,
+            "proxy": self.networks.proxy_environment(),
+        }
+
+    def refill(self) -> bool:
+        """One short piece of work ahead of need. True: call again soon."""
+        more = self.groups.sweep()
+        more = self.groups.refill() or more
+        return self.networks.refill() or more
+
+    def close(self) -> None:
+        self.networks.close()
+        self.groups.close()

@@ -1,0 +1,212 @@
+"""The node's side of its zygotes: starts one per interpreter, speaks to it, notices its death.
+
+It forks, hands descriptors over, and turns a zygote's text messages into calls of its `Listener`; it knows nothing of clients or
+limits. The other side, and the messages, are node/zygote.py. Called by node/server.py, on one thread.
+"""
+
+import array
+import collections
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from dayfly.sandbox import syscalls as sys_
+
+PROGRAM = str(Path(__file__).with_name("zygote.py"))
+SOURCE = str(Path(__file__).parents[2])
+MESSAGE_BYTES_MAX = 16 * 1024
+# All of the platform's environment that a zygote gets; what user code sees beyond it comes with the BOOT frame.
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "LC_CTYPE": "C.UTF-8", "TZ": ":UTC"}
+_CREDENTIALS = struct.Struct("3i")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
+
+
+class Listener(Protocol):
+    """Who is told what a zygote says."""
+
+    def forked(self, instance: str, pid: int) -> None: ...
+
+    def failed(self, instance: str, detail: str) -> None: ...
+
+    def exited(self, instance: str, kind: str, code: int, cpu_us: int, peak_bytes: int) -> None: ...
+
+    def zygote_gone(self, zygote: "Zygote") -> None: ...
+
+
+class Ticket(msgspec.Struct):
+    """A start as the zygote gets it. Descriptors belong to the nursery once sent or dropped: it closes its copies."""
+
+    instance: str
+    uid: int
+    descriptors: list[str]
+    steps: msgspec.Raw
+    code_path: str = ""
+    layer_path: str = ""
+    scratch_path: str = ""
+
+
+class Zygote:
+    """One zygote process and the connection to it. `ready` once it can fork; `alive` until it was reaped."""
+
+    def __init__(self, runtime: str, interpreter: str, config: dict[str, Any]) -> None:
+        self.runtime = runtime
+        self.interpreter = interpreter
+        self.ready = False
+        self.alive = True
+        self.instances: dict[str, int] = {}  # id → pid as this process sees it, 0 until forked
+        self._outbox: collections.deque[tuple[bytes, list[int]]] = collections.deque()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            ours.send(msgspec.json.encode(config))
+            self.pid = _spawn(interpreter, theirs, bool(config["pidns"]))
+        ours.setblocking(False)
+        self.socket = ours
+
+    def __repr__(self) -> str:
+        return f"<Zygote {self.runtime} pid={self.pid} ready={self.ready} instances={len(self.instances)}>"
+
+    def start(self, ticket: Ticket, descriptors: list[int]) -> None:
+        """Ask for an instance. Takes over `descriptors`, in the order of `ticket.descriptors`."""
+        self.instances[ticket.instance] = 0
+        self._outbox.append((msgspec.json.encode(ticket), descriptors))
+        self.flush()
+
+    def kill(self, instance: str) -> None:
+        self._outbox.append((msgspec.json.encode({"kill": instance}), []))
+        self.flush()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits for the socket to become writable."""
+        return self.ready and bool(self._outbox)
+
+    def flush(self) -> None:
+        """Send what can be sent now; nothing before the zygote is ready, so that its configuration is read alone."""
+        while self.ready and self._outbox:
+            packet, descriptors = self._outbox[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            try:
+                self.socket.sendmsg([packet], rights)
+            except BlockingIOError:
+                return
+            except OSError:
+                return  # it is dying: reaping it tells everybody
+            self._outbox.popleft()
+            _close_all(descriptors)
+
+    def receive(self, listener: Listener) -> None:
+        """Take all messages that are there."""
+        while True:
+            try:
+                data, ancillary, _, _ = self.socket.recvmsg(MESSAGE_BYTES_MAX, _ANCILLARY_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                return  # its death is noticed by reaping it
+            pid = 0
+            for _level, _kind, raw in ancillary:
+                pid = _CREDENTIALS.unpack_from(raw)[0]
+            self._take(data.decode("utf-8", "replace"), pid, listener)
+
+    def _take(self, text: str, pid: int, listener: Listener) -> None:
+        kind, _, rest = text.partition(" ")
+        if kind == "ready":
+            self.ready = True
+            self.flush()
+            return
+        instance, _, rest = rest.partition(" ")
+        if instance not in self.instances:
+            return
+        if kind == "forked":
+            # The kernel translated the credentials' pid for us; without namespaces the sender's own number is the same.
+            own = int(rest)
+            self.instances[instance] = pid if pid not in (0, self.pid) else own
+            listener.forked(instance, self.instances[instance])
+        elif kind == "failed":
+            listener.failed(instance, rest)
+        elif kind == "exited":
+            del self.instances[instance]
+            how, code, cpu_us, peak_kb = rest.split(" ")
+            listener.exited(instance, how, int(code), int(cpu_us), int(peak_kb) * 1024)
+
+    def end(self) -> None:
+        """Kill the process (and, by its namespace, its instances), reap it, let go of what waited for it."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.forget()
+
+    def forget(self) -> None:
+        """It was reaped: close everything, and end what a missing pid namespace may have left."""
+        self.alive = self.ready = False
+        self.socket.close()
+        for _, descriptors in self._outbox:
+            _close_all(descriptors)
+        self._outbox.clear()
+        for pid in self.instances.values():
+            if pid:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def fork_first(own_pid_space: bool) -> int:
+    """fork() whose child is pid 1 of a new pid namespace when there can be one. Returns 0 in the child."""
+    if not own_pid_space:
+        return os.fork()
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sys_.unshare(sys_.CLONE_NEWPID)
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:  # our later children belong to our own namespace again
+                sys_.setns(home, sys_.CLONE_NEWPID)
+    finally:
+        os.close(home)
+    return pid
+
+
+def become_child() -> None:
+    """What every child of the node does first: die with it, forget its handlers, read from nowhere."""
+    sys_.prctl(sys_.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    nothing = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.setsid()
+
+
+def _spawn(interpreter: str, control: socket.socket, own_pid_space: bool) -> int:
+    """Start the zygote program. Returns its pid as this process sees it."""
+    pid = fork_first(own_pid_space)
+    if pid:
+        return pid
+    try:
+        become_child()
+        os.dup2(2, 1)  # its own words go to the platform's log
+        os.dup2(control.fileno(), 3)
+        sys_.close_range(4)
+        os.execve(interpreter, [interpreter, "-I", "-S", "-B", PROGRAM, "3"], ENVIRONMENT)  # noqa: S606
+    except BaseException as error:
+        sys.stderr.write(f"dayfly node: {interpreter} did not start: {error}\n")
+    finally:
+        os._exit(127)

@@ -1,0 +1,360 @@
+"""The node: the one process that keeps root. Listens at RUN/node.sock, forks instances into sandboxes, runs builds.
+
+Single-threaded, one poll loop, no asyncio. It accepts the few fixed messages of core/wire/node.py from root and the platform's user
+and parses nothing that a user wrote. A client that breaks the protocol, or leaves, loses its connection and its instances. Work that
+can wait (making namespaces and groups ahead, removing old ones) happens when nothing else does. Started by app.py.
+"""
+
+import array
+import collections
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from select import EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
+
+import msgspec
+
+from dayfly.core.decide import isolate
+from dayfly.core.model.layout import Layout
+from dayfly.core.model.settings import Settings
+from dayfly.core.wire import node as wire
+from dayfly.node.build import Build, Builder
+from dayfly.node.instances import Instances
+from dayfly.node.log import configure, log
+from dayfly.node.machine import Machine
+from dayfly.node.nursery import Zygote
+from dayfly.sandbox import cgroup, privileges
+
+CLIENTS_MAX = 64
+OUTBOX_MAX = 4096  # messages waiting for a client that does not read; then it is disconnected
+DESCRIPTORS_MAX = 8
+QUIET_SECONDS = 0.008  # after a start, before work that can wait
+IDLE_SECONDS = 1.0  # how often an idle node looks after its pools
+_PEER = struct.Struct("3i")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
+
+
+class Client:
+    """A connection of a gateway or of control."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.instances: set[str] = set()
+        self.outbox: collections.deque[bytes] = collections.deque()
+        self.gone = False
+
+    def __repr__(self) -> str:
+        return f"<Client {self.socket.fileno()} instances={len(self.instances)} outbox={len(self.outbox)}>"
+
+
+class Node:
+    """The loop and what hangs on it. `run` below is its life."""
+
+    def __init__(self, settings: Settings, layout: Layout) -> None:
+        self.settings = settings
+        self.layout = layout
+        self.started_as_root = os.geteuid() == 0
+        self.platform_uid = privileges.platform_uid(settings.user) if self.started_as_root else os.geteuid()
+        self.machine = Machine(settings, layout)
+        self.poll = epoll()
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.instances = Instances(self.machine, layout, self._watch)
+        self.builder = Builder(self.machine, layout, self.platform_uid if self.started_as_root else 0)
+        self.clients: set[Client] = set()
+        self.ending = False
+        self.busy_until = 0.0
+        self.work_left = True
+        self.listener = self._listen()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.instances!r} clients={len(self.clients)} builds={len(self.builder)}>"
+
+    # The loop
+
+    def serve(self, lifeline: int) -> None:
+        """Until SIGTERM, or end-of-file on `lifeline`."""
+        wake = self._catch_signals()
+        self._register(wake, lambda _: self._woken(wake))
+        self._register(lifeline, lambda _: self._stop())
+        self._register(self.listener.fileno(), lambda _: self._accept())
+        while not self.ending:
+            for descriptor, events in self.poll.poll(self._patience()):
+                handler = self.handlers.get(descriptor)
+                if handler is not None:
+                    handler(events)
+            self._look_after()
+
+    def _patience(self) -> float:
+        """Seconds to wait for an event before there is something else to do."""
+        now = time.monotonic()
+        wait = max(0.0, self.busy_until - now) if self.work_left else IDLE_SECONDS
+        return min(wait, self.builder.patience(now))
+
+    def _look_after(self) -> None:
+        """Deadlines, and one piece of work that can wait."""
+        now = time.monotonic()
+        self.builder.check_deadlines(now)
+        if now < self.busy_until:
+            return
+        try:
+            self.work_left = self.machine.refill()
+        except OSError as error:
+            self.work_left = False
+            log("warning", "refill_failed", detail=str(error))
+
+    def _register(self, descriptor: int, handler: Callable[[int], None], events: int = EPOLLIN) -> None:
+        self.handlers[descriptor] = handler
+        self.poll.register(descriptor, events)
+
+    def _unregister(self, descriptor: int) -> None:
+        if self.handlers.pop(descriptor, None) is not None:
+            self.poll.unregister(descriptor)
+
+    def _catch_signals(self) -> int:
+        wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        return wake
+
+    def _stop(self) -> None:
+        self.ending = True
+
+    def _woken(self, wake: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, 512)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Children that ended: zygotes and builds, by their own pids (others wait for theirs themselves)."""
+        for zygote in list(self.instances.zygotes.values()):
+            if _has_ended(zygote.pid) is not None:
+                zygote.receive(self.instances)  # what it said last
+                self._unregister(zygote.socket.fileno())
+                zygote.alive = False
+                self.instances.zygote_gone(zygote)
+        for build in self.builder.running():
+            status = _has_ended(build.pid)
+            if status is not None:
+                self.builder.ended(build, status)
+
+    # Zygotes
+
+    def _watch(self, zygote: Zygote) -> None:
+        self._register(zygote.socket.fileno(), lambda events: self._zygote_event(zygote, events))
+
+    def _zygote_event(self, zygote: Zygote, events: int) -> None:
+        if events & EPOLLIN:
+            zygote.receive(self.instances)
+        if events & EPOLLHUP:
+            self._unregister(zygote.socket.fileno())
+            return
+        zygote.flush()
+        self._want_write(zygote)
+
+    def _want_write(self, zygote: Zygote) -> None:
+        if zygote.socket.fileno() in self.handlers:
+            self.poll.modify(zygote.socket.fileno(), EPOLLIN | (EPOLLOUT if zygote.blocked else 0))
+
+    # Clients
+
+    def _listen(self) -> socket.socket:
+        path = Path(self.layout.node_socket)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        if self.started_as_root:
+            os.chown(path, self.platform_uid, -1)
+        listener.listen(64)
+        return listener
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self.listener.accept()
+        except OSError:
+            return
+        _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        # In a user namespace our own user is 0, and root of the machine has no number.
+        allowed = (0,) if self.machine.in_user_namespace else (0, self.platform_uid)
+        if uid not in allowed or len(self.clients) >= CLIENTS_MAX:
+            log("warning", "client_refused", uid=uid, clients=len(self.clients))
+            sock.close()
+            return
+        sock.setblocking(False)
+        client = Client(sock)
+        self.clients.add(client)
+        self._register(sock.fileno(), lambda events: self._client_event(client, events))
+
+    def _client_event(self, client: Client, events: int) -> None:
+        if events & EPOLLOUT:
+            self._flush(client)
+        if events & (EPOLLIN | EPOLLHUP):
+            for _ in range(16):
+                if client.gone or not self._receive(client):
+                    return
+
+    def _receive(self, client: Client) -> bool:
+        """One message. False: there is none, or the client is gone."""
+        descriptors: list[int] = []
+        try:
+            data, ancillary, flags, _ = client.socket.recvmsg(wire.MESSAGE_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            descriptors = _descriptors(ancillary)
+            if not data:
+                return self._drop(client, "")
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                return self._drop(client, "a message is too long, or carries too many descriptors")
+            message = wire.decode_to_node(data)
+            taken, descriptors = descriptors, []
+            self._obey(client, message, taken)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            return self._drop(client, str(error))
+        except msgspec.DecodeError as error:
+            return self._drop(client, f"not a message: {error}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _obey(self, client: Client, message: wire.ToNode, descriptors: list[int]) -> None:
+        """Carry out a message; the descriptors are ours now."""
+        if isinstance(message, wire.Start):
+            self._start(client, message, descriptors)
+            return
+        if isinstance(message, wire.Build) and len(descriptors) == 1:
+            self.builder.start(message, descriptors[0], lambda built: self._tell(client, built))
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(message, wire.Kill):
+            if message.instance in client.instances:
+                self.instances.kill(message.instance)
+        elif isinstance(message, wire.Ask):
+            walls = isolate.walls(self.machine.features)
+            self._tell(client, wire.Facts(self.machine.interpreters, walls, len(self.instances)))
+        elif isinstance(message, wire.Build):
+            self._tell(client, wire.Built(message.layer, ok=False, detail=f"{len(descriptors)} descriptors came with the build"))
+
+    def _start(self, client: Client, start: wire.Start, descriptors: list[int]) -> None:
+        self.busy_until = time.monotonic() + QUIET_SECONDS
+        self.work_left = True
+        known = start.instance in client.instances
+
+        def tell(message: wire.Accepted | wire.Exited) -> None:
+            if isinstance(message, wire.Exited) and not (known and message.reason == "refused"):
+                client.instances.discard(start.instance)
+            self._tell(client, message)
+
+        instance = self.instances.start(start, descriptors, tell)
+        if instance is not None:
+            client.instances.add(start.instance)
+            self._want_write(self.instances.zygotes[start.runtime])
+
+    def _tell(self, client: Client, message: wire.FromNode) -> None:
+        if client.gone:
+            return
+        client.outbox.append(wire.encode(message))
+        if len(client.outbox) > OUTBOX_MAX:
+            self._drop(client, "it does not read")
+            return
+        self._flush(client)
+
+    def _flush(self, client: Client) -> None:
+        waiting = bool(client.outbox)
+        while client.outbox:
+            try:
+                client.socket.send(client.outbox[0])
+            except BlockingIOError:
+                break
+            except OSError:
+                client.outbox.clear()  # reading from it will say that it is gone
+                break
+            client.outbox.popleft()
+        if waiting and client.socket.fileno() in self.handlers:
+            self.poll.modify(client.socket.fileno(), EPOLLIN | (EPOLLOUT if client.outbox else 0))
+
+    def _drop(self, client: Client, why: str) -> bool:
+        """End a connection and everything it asked for. Always False."""
+        if client.gone:
+            return False
+        client.gone = True
+        if why:
+            log("warning", "client_dropped", why=why)
+        self._unregister(client.socket.fileno())
+        client.socket.close()
+        client.outbox.clear()
+        self.clients.discard(client)
+        for instance in list(client.instances):
+            self.instances.kill(instance)
+        return False
+
+    def close(self) -> None:
+        """Kill everything, wait for it, remove what the machine keeps of it."""
+        with contextlib.suppress(OSError):
+            Path(self.layout.node_socket).unlink(missing_ok=True)
+        self.listener.close()
+        for client in self.clients:
+            client.gone = True
+            client.socket.close()
+        self.builder.close()
+        self.instances.close()
+        self.machine.close()
+        self.poll.close()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()
+
+
+def _has_ended(pid: int) -> int | None:
+    """The wait status of a child that has ended; None while it lives."""
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return status if found else None
+
+
+def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[], None]) -> None:
+    """The role (app.py). Raises OSError when the socket or the pools cannot be made."""
+    configure(settings.log_level)
+    node = Node(settings, layout)
+    try:
+        default = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        missing = {name: why for name, why in isolate.walls(node.machine.features).items() if why is not True}
+        log("warning" if missing else "info", "walls", missing=missing, interpreters=node.machine.interpreters)
+        if default in node.machine.interpreters:
+            node.instances.warm(default)
+        ready()
+        node.serve(lifeline)
+    finally:
+        node.close()
+
+
+def cleanup(layout: Layout) -> None:
+    """Remove what a killed node of this data directory left on the machine. Harmless when there is nothing."""
+    place = cgroup.find_place(
+        Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text(), privileged=os.geteuid() == 0
+    )
+    for folder in {base / cgroup.tag(layout.data) for base in place.folders.values()}:
+        with contextlib.suppress(OSError):
+            cgroup.clean(folder)
+
+
+__all__ = ["Build", "Node", "cleanup", "run"]

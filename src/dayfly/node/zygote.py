@@ -1,0 +1,258 @@
+"""A zygote: the warm parent that instances of one interpreter are forked from.
+
+Run as a program by the *function's* interpreter (`python -I -S -B …/node/zygote.py CONTROL_FD`), so everything it imports is standard
+library or listed in `load`. One thread, no user code, no secrets. It is pid 1 of its own pid namespace where there is one, so
+that nothing it forked can outlive it. It obeys fixed messages of the node on one SOCK_SEQPACKET (the first is its configuration):
+
+    node → zygote   {"instance", "uid", "flags", "descriptors": [name…], "steps": [[name, [parameter…]]…]} and the descriptors
+                    {"kill": instance}
+    zygote → node   ready | forked ID PID (and credentials: the pid as the node sees it) | exited ID KIND CODE CPU_US PEAK_KB
+                    | failed ID STEP TEXT   (always followed by exited)
+"""
+
+import _socket
+import array
+import errno
+import gc
+import json
+import os
+import select
+import signal
+import sys
+
+MESSAGE_BYTES_MAX = 16 * 1024
+DESCRIPTORS_MAX = 16
+OWN_DESCRIPTORS_FROM = 200  # received descriptors take the lowest free numbers: 3, 4, 5 … must be free
+_RIGHTS_BYTES = _socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
+
+
+def load(source: str) -> None:
+    """Import what children run from the folder `source` (the one that holds dayfly/), and leave no way to import more from it."""
+    sys.path.append(source)
+    try:
+        from dayfly.runtime import agent  # noqa: F401
+        from dayfly.sandbox import launch  # noqa: F401
+    finally:
+        sys.path.remove(source)
+        sys.path_importer_cache.pop(source, None)
+    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "dayfly"]:
+        if hasattr(module, "__path__"):
+            module.__path__ = []
+
+
+def high(descriptor: int) -> int:
+    """Move a descriptor out of the way of those to be received."""
+    import fcntl
+
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, OWN_DESCRIPTORS_FROM)
+    os.close(descriptor)
+    return moved
+
+
+class Zygote:
+    """State of the loop: the control socket, the children, and what all children use."""
+
+    def __init__(self, control: "_socket.socket", config: dict[str, object]) -> None:
+        from dayfly.sandbox import launch, syscalls
+
+        self.control = control
+        self.config = config
+        self.sys = syscalls
+        self.launch = launch
+        self.children: dict[int, str] = {}  # pid → instance
+        self.own_pid_space = bool(config["pidns"])
+        self.home = high(os.open("/proc/self/ns/pid", os.O_RDONLY)) if self.own_pid_space else -1
+        self.thread_id_address = 0
+        self.pid = os.getpid()
+
+    def prepare(self) -> None:
+        """Walls that all children share, once: the small root, the empty bounding set, the filters."""
+        from dayfly.sandbox import mounts
+
+        if self.config["into_cgroup"]:
+            self.thread_id_address = self.sys.find_thread_id_address()
+        if self.config["mountns"]:
+            if self.config["utsns"]:
+                self.sys.sethostname("zygote")
+            root = mounts.Root()
+            root.add_system(sys.base_prefix)
+            root.add_devices()
+            for folder in ("/var/task", "/opt/python", "/proc", "/run/secrets", "/tmp"):  # noqa: S108
+                root.add_folder(folder)
+            root.add_file("/etc/resolv.conf", str(self.config["resolv_conf"]).encode())
+            root.add_file("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")
+            root.enter()
+        if self.config["capabilities"]:
+            self.sys.drop_bounding_set()
+        self.kit = self.launch.Kit(self.config)
+        for name in ("root", "null"):
+            setattr(self.kit, name, high(getattr(self.kit, name)))
+        gc.collect()
+        gc.freeze()
+
+    def serve(self) -> None:
+        """Obey until the node is gone."""
+        wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        wake, waker = high(wake), high(waker)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        self.send(b"ready")
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == wake:
+                    os.read(wake, 512)
+                elif not self.receive():
+                    return
+            self.reap()
+
+    def receive(self) -> bool:
+        """One message of the node. False: it is gone."""
+        data, ancillary, flags, _ = self.control.recvmsg(MESSAGE_BYTES_MAX, _RIGHTS_BYTES)
+        descriptors = array.array("i")
+        for _level, _kind, rights in ancillary:
+            descriptors.frombytes(rights[: len(rights) - len(rights) % 4])
+        if not data:
+            return False
+        message = json.loads(data)
+        if "kill" in message:
+            self.kill(message["kill"])
+            return True
+        try:
+            expected = list(range(self.launch.FIRST_DESCRIPTOR, self.launch.FIRST_DESCRIPTOR + len(message["descriptors"])))
+            if flags & _socket.MSG_CTRUNC or descriptors.tolist() != expected:
+                raise OSError(errno.EBADF, f"descriptors arrived as {descriptors.tolist()}")
+            self.start(message)
+        except OSError as error:
+            self.send_failure(message["instance"], "fork", error)
+            self.send(f"exited {message['instance']} refused 0 0 0".encode())
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def start(self, ticket: dict[str, object]) -> None:
+        """Fork one instance. In the child this never returns."""
+        pid = self.fork(ticket)
+        if pid == 0:
+            self.become(ticket)
+        instance = str(ticket["instance"])
+        self.children[pid] = instance
+        credentials = array.array("i", [pid, os.getuid(), os.getgid()])
+        message = [b"forked %s %d" % (instance.encode(), pid)]
+        try:
+            self.control.sendmsg(message, [(_socket.SOL_SOCKET, 2, credentials)])  # SCM_CREDENTIALS
+        except PermissionError:  # without privileges over the namespace: then it is the same namespace, and the same number
+            self.control.sendmsg(message)
+
+    def fork(self, ticket: dict[str, object]) -> int:
+        """In a pid namespace of its own where there is one; where cgroups are v2, straight into its group."""
+        names = ticket["descriptors"]
+        assert isinstance(names, list)
+        spaces = self.sys.CLONE_NEWPID if self.own_pid_space else 0
+        if "cgroup" in names:
+            cgroup = self.launch.FIRST_DESCRIPTOR + names.index("cgroup")
+            return self.sys.fork_into_cgroup(cgroup, spaces, self.thread_id_address)
+        if not spaces:
+            return os.fork()
+        self.sys.unshare(spaces)
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:  # back home, so that the next child does not land in this one's namespace
+                self.sys.setns(self.home, spaces)
+        return pid
+
+    def become(self, ticket: dict[str, object]) -> None:
+        """The child: into the sandbox, then serve calls. Never returns."""
+        child = self.launch.Child(ticket, self.kit, 0 if self.own_pid_space else self.pid)
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            child.enter()
+        except BaseException as error:
+            self.send_failure(str(ticket["instance"]), child.step, error)
+            os._exit(1)
+        try:
+            from dayfly.runtime import agent
+
+            if child.folders:
+                agent.serve(3, 4, 5, task_root=child.folders[0], layer_root=child.folders[1])
+            agent.serve(3, 4, 5)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(70)
+
+    def kill(self, instance: str) -> None:
+        for pid, name in self.children.items():
+            if name == instance:
+                self.kill_all_of(pid)
+
+    def kill_all_of(self, pid: int) -> None:
+        """A pid namespace dies with its first process; without one, the group holds all, because the filter keeps them in it."""
+        for end in (os.kill, *([] if self.own_pid_space else [os.killpg])):
+            try:
+                end(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def reap(self) -> None:
+        while self.children:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            instance = self.children.pop(pid, "")
+            if not instance:
+                continue  # an orphan of an instance without a pid namespace
+            if not self.own_pid_space:
+                self.kill_all_of(pid)
+            kind, code = ("signal", os.WTERMSIG(status)) if os.WIFSIGNALED(status) else ("exit", os.WEXITSTATUS(status))
+            cpu_us = int((usage.ru_utime + usage.ru_stime) * 1e6)
+            self.send(f"exited {instance} {kind} {code} {cpu_us} {usage.ru_maxrss}".encode())
+
+    def send_failure(self, instance: str, step: str, error: BaseException) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self.send(f"failed {instance} {step} {text[:500]}".encode())
+
+    def send(self, message: bytes) -> None:
+        try:
+            self.control.send(message)
+        except OSError:
+            os._exit(0)  # the node is gone, and with this process everything it forked
+
+    def end(self, *_: object) -> None:
+        for pid in self.children:
+            self.kill_all_of(pid)
+        os._exit(0)
+
+
+def main() -> None:
+    control = _socket.socket(fileno=high(int(sys.argv[1])))
+    config = json.loads(control.recv(MESSAGE_BYTES_MAX))
+    sys.argv[:] = [sys.argv[0]]
+    load(config["source"])
+    from dayfly.sandbox import launch, mounts, syscalls
+
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL if config["pidns"] else signal.SIGTERM, 0, 0)
+    flags = (syscalls.CLONE_NEWIPC if config["ipcns"] else 0) | (syscalls.CLONE_NEWUTS if config["utsns"] else 0)
+    zygote = Zygote(control, config)
+    if config["mountns"]:
+        mounts.private_namespace(flags)
+    elif not config["pidns"]:
+        signal.signal(signal.SIGTERM, zygote.end)
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1, 0, 0)
+    launch.name_process("dayfly-zygote")
+    zygote.prepare()
+    zygote.serve()
+    zygote.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""The Linux calls that Python's standard library lacks, one thin function each. No policy: nobody decides anything here.
+
+Standard library only, because zygotes run it inside every interpreter we support. Every function raises OSError with the
+call's errno. Called by the other modules of this room and by node/.
+"""
+
+import ctypes
+import os
+from struct import Struct, pack
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
+
+CLONE_NEWTIME = 0x00000080
+CLONE_CHILD_CLEARTID = 0x00200000
+CLONE_CHILD_SETTID = 0x01000000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 4096, 16384, 1 << 18, 1 << 19
+MNT_DETACH = 2
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 15, 22, 23, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
+SECCOMP_MODE_FILTER = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+# These numbers are the same on every architecture (calls added after Linux 5.0).
+_PIDFD_SEND_SIGNAL, _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLONE3 = 424, 428, 429, 434, 435
+_CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 436, 437, 442
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+
+
+def _fail(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _call(what: str, number: int, *arguments: object) -> int:
+    """A raw system call. `arguments`: integers, bytes, or ctypes buffers; missing ones are zero."""
+    result: int = _syscall(number, *arguments, *(0,) * (6 - len(arguments)))
+    if result == -1:
+        raise _fail(what)
+    return result
+
+
+def unshare(flags: int) -> None:
+    if _libc.unshare(flags):
+        raise _fail(f"unshare {flags:#x}")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    if _libc.setns(descriptor, kind):
+        raise _fail(f"setns {kind:#x}")
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode() or None):
+        raise _fail(f"mount {kind or 'flags'} on {target}")
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    if _libc.umount2(os.fsencode(target), flags):
+        raise _fail(f"umount {target}")
+
+
+def pivot_root(new: str, old: str) -> None:
+    if _libc.pivot_root(os.fsencode(new), os.fsencode(old)):
+        raise _fail("pivot_root")
+
+
+def sethostname(name: str) -> None:
+    raw = name.encode()
+    if _libc.sethostname(raw, ctypes.c_size_t(len(raw))):
+        raise _fail("sethostname")
+
+
+def prctl(option: int, *arguments: object) -> int:
+    result: int = _libc.prctl(option, *(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments), 0, 0)
+    if result == -1:
+        raise _fail(f"prctl {option}")
+    return result
+
+
+def drop_bounding_set() -> None:
+    """Take every capability out of the bounding set. Needs CAP_SETPCAP; without it only when the set is empty already."""
+    for capability in range(64):
+        present = _libc.prctl(PR_CAPBSET_READ, ctypes.c_ulong(capability), 0, 0, 0)
+        if present < 0:
+            return
+        if present:
+            prctl(PR_CAPBSET_DROP, capability, 0)
+
+
+def drop_capabilities() -> None:
+    """Empty the ambient, effective, permitted and inheritable sets."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)
+    header = pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    if _libc.capset(header, bytes(24)):
+        raise _fail("capset")
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    _call("close_range", _CLOSE_RANGE, first, last, 0)
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """A descriptor of `path` below `directory`, resolved under the RESOLVE_* rules."""
+    how = pack("<QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _call(f"openat2 {path}", _OPENAT2, directory, os.fsencode(path), how, len(how))
+
+
+def open_tree(directory: int, path: str = "", flags: int = 0) -> int:
+    """A detached copy of the mount at `path` (or of `directory` itself, path empty)."""
+    all_flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags | (0 if path else AT_EMPTY_PATH)
+    return _call(f"open_tree {path}", _OPEN_TREE, directory, os.fsencode(path), all_flags)
+
+
+def mount_setattr(descriptor: int, attributes: int, flags: int = 0, path: str = "") -> None:
+    """Set MOUNT_ATTR_* on a mount given by descriptor, or by path below it."""
+    data = pack("<QQQQ", attributes, 0, 0, 0)
+    all_flags = flags | (0 if path else AT_EMPTY_PATH)
+    _call("mount_setattr", _MOUNT_SETATTR, descriptor, os.fsencode(path), all_flags, data, len(data))
+
+
+def move_mount(descriptor: int, target: str) -> None:
+    """Attach a detached mount at `target`."""
+    raw = os.fsencode(target)
+    _call(f"move_mount to {target}", _MOVE_MOUNT, descriptor, b"", AT_FDCWD, raw, MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def pidfd_open(pid: int) -> int:
+    return _call("pidfd_open", _PIDFD_OPEN, pid, 0)
+
+
+def pidfd_send_signal(descriptor: int, number: int) -> None:
+    _call("pidfd_send_signal", _PIDFD_SEND_SIGNAL, descriptor, number, None, 0)
+
+
+_CLONE_ARGS = Struct("<11Q")
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+# PyDLL keeps the interpreter lock, which the fork hooks and the child both need held across the call.
+_locked_syscall = ctypes.PyDLL(None, use_errno=True).syscall
+_locked_syscall.restype = ctypes.c_long
+_locked_syscall.argtypes = _syscall.argtypes
+
+
+def fork_into_cgroup(cgroup: int, flags: int, thread_id_address: int) -> int:
+    """fork() whose child is born in the v2 cgroup that the descriptor `cgroup` names. As fork(), returns 0 in the child.
+
+    `thread_id_address` is where libc keeps the calling thread's id (see `find_thread_id_address`): libc's own fork has the
+    kernel refresh it, and a raw clone must do the same, or pthread calls in the child act on the parent's id.
+    """
+    flags |= CLONE_INTO_CGROUP | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
+    arguments = ctypes.create_string_buffer(_CLONE_ARGS.pack(flags, 0, thread_id_address, 0, 17, 0, 0, 0, 0, 0, cgroup))
+    _before_fork()
+    pid: int = _locked_syscall(_CLONE3, ctypes.addressof(arguments), _CLONE_ARGS.size, 0, 0, 0, 0)
+    if pid == 0:
+        _after_fork_child()
+        return 0
+    failure = _fail("clone3 into a cgroup") if pid < 0 else None
+    _after_fork_parent()
+    if failure is not None:
+        raise failure
+    return pid
+
+
+def find_thread_id_address() -> int:
+    """Where libc keeps this thread's id: the one word of its thread descriptor that follows the id over two real forks."""
+    _libc.pthread_self.restype = ctypes.c_void_p
+    base: int = _libc.pthread_self()
+    words = 0x900 // 4
+    matching = set(range(words))
+    for _ in range(2):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            copy = (ctypes.c_int32 * words).from_address(base)
+            found = [i for i in matching if copy[i] == os.getpid()]
+            os.write(writer, b",".join(b"%d" % i for i in found))
+            os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as answer:
+            matching &= {int(part) for part in answer.read().split(b",") if part}
+        os.waitpid(pid, 0)
+    if len(matching) != 1:
+        raise OSError(f"libc's thread id was found {len(matching)} times, not once")
+    return base + 4 * matching.pop()
+
+
+def landlock_abi() -> int:
+    """Version of the kernel's Landlock interface. Raises OSError when there is none."""
+    return _call("landlock", _LANDLOCK_CREATE, None, 0, 1)
+
+
+def landlock_create(files: int, network: int, scoped: int) -> int:
+    """A ruleset that handles these access rights; pass 0 for what the kernel's version does not know."""
+    attributes = pack("<QQQ", files, network, scoped)
+    size = 24 if scoped else 16 if network else 8
+    return _call("landlock_create_ruleset", _LANDLOCK_CREATE, attributes, size, 0)
+
+
+def landlock_allow(ruleset: int, directory: int, rights: int) -> None:
+    """Allow `rights` beneath the directory (or on the file) that an O_PATH descriptor names."""
+    _call("landlock_add_rule", _LANDLOCK_ADD, ruleset, 1, pack("<Qi", rights, directory), 0)
+
+
+def landlock_restrict(ruleset: int) -> None:
+    _call("landlock_restrict_self", _LANDLOCK_RESTRICT, ruleset, 0)
+
+
+def seccomp_filter(program: bytes) -> None:
+    """Install a BPF program (8-byte instructions) for this thread and all it starts. Needs no_new_privs."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    descriptor = ctypes.create_string_buffer(pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_void_p(ctypes.addressof(descriptor)))
