@@ -25,9 +25,7 @@ BEARER = f"authorization: Bearer {TOKEN}\r\n"
 def function(name: str = "hello", number: int = 1, *, secrets: dict[str, bytes] | None = None, **config: Any) -> Function:
     """A function with one version, live."""
     config = {"auth": "none", "runtime": "python3.11", "timeout_seconds": 5.0} | config
-    version = Version(
-        namespace="default", function=name, number=number, config=FunctionConfig(**config), code_digest="0" * 64
-    )
+    version = Version(namespace="default", function=name, number=number, config=FunctionConfig(**config), code_digest="0" * 64)
     alias = Alias(name="live", weights=((number, 1.0),))
     return Function(namespace="default", name=name, aliases=(alias,), versions=(version,), secrets=secrets or {})
 

@@ -121,9 +121,7 @@ class VersionSocket:
         """Throw away every message that nobody has taken."""
         while True:
             try:
-                packet, rights, _, _ = socket.recv_fds(
-                    self.receiver, frames.REQUEST.size, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                packet, rights, _, _ = socket.recv_fds(self.receiver, frames.REQUEST.size, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
             except OSError:
                 return
             for fd in rights:

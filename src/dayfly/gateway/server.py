@@ -411,7 +411,7 @@ class Connection(asyncio.Protocol):
             current.answered = True
         if not self.closing:
             self.write(_bare_answer(refusal))
-            self._close()
+            self._linger()
 
     def _malformed(self, error: httptools.HttpParserError) -> None:
         reason = str(error) or type(error).__name__
