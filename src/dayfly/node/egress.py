@@ -11,6 +11,7 @@ nothing of what instances send but DNS headers and proxy requests. When it dies,
 
 import asyncio
 import contextlib
+import encodings.idna  # noqa: F401  # uvloop needs it at the first connection, when this user may not read the interpreter's folder
 import errno
 import os
 import resource
@@ -27,7 +28,7 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire import egress as wire
 from dayfly.node import egress_dns, egress_proxy
-from dayfly.node.egress_flow import Flow, reset
+from dayfly.node.egress_flow import Flow, family, reset
 from dayfly.node.egress_link import Namespace, NodeLink, peer
 from dayfly.sandbox import netlink
 
@@ -262,10 +263,9 @@ class Broker:
         """A connection to the first of these numeric addresses that answers, whatever they are. Raises OSError."""
         last: OSError = OSError(errno.EHOSTUNREACH, "no address")
         for address in addresses:
-            info = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
-            upstream = socket.socket(info[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            upstream = socket.socket(family(address[0]), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             try:
-                await self._loop.sock_connect(upstream, info[4])
+                await self._loop.sock_connect(upstream, address)
             except OSError as error:
                 upstream.close()
                 last = error

@@ -9,6 +9,8 @@ import ipaddress
 import os
 import socket
 
+from dayfly.node.egress_flow import family
+
 _PORT = 53
 _HEADER_BYTES = 12
 _SERVERS_MAX = 3  # as the resolver library has it (MAXNS, resolv.conf(5))
@@ -81,9 +83,8 @@ class Resolver:
 
 async def _asked(server: tuple[str, int], query: bytes) -> bytes:
     loop = asyncio.get_running_loop()
-    info = socket.getaddrinfo(*server, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0]  # keeps fe80::1%eth0
-    with socket.socket(info[0], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as connection:
-        connection.connect(info[4])
+    with socket.socket(family(server[0]), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as connection:
+        connection.connect(server)
         connection.send(query)
         while True:
             answer = await loop.sock_recv(connection, _ANSWER_BYTES_MAX)

@@ -1,16 +1,16 @@
 """Two TCP connections spliced: what arrives on one leaves on the other, ends and resets included. Used by node/egress.py.
 
-Bounded by flow control alone: when one side is slow its peer is not read, so a slow reader costs one write buffer and stalls
-nobody else. Must never look into the bytes.
+When one side is slow its peer is not read, so a slow reader costs one chunk and stalls nobody else. Plain readiness callbacks
+instead of transports: half-closing and resetting need exact control, and uvloop's transports read before a peer is attached.
+Must never look into the bytes.
 """
 
 import asyncio
 import contextlib
 import socket
 import struct
-from typing import cast
 
-_BUFFER_BYTES = 256 * 1024  # written but not yet taken by the kernel, per direction, before the other side is paused
+_CHUNK_BYTES = 128 * 1024  # read at once; also all that a direction ever holds
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
@@ -23,6 +23,11 @@ class Meter:
         self.sent = self.received = self.connections = self.refused = 0
 
 
+def family(host: str) -> socket.AddressFamily:
+    """Of a numeric address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def reset(connection: socket.socket) -> None:
     """Close with RST instead of FIN, so that the other end learns at once that this was no orderly end."""
     with contextlib.suppress(OSError):
@@ -30,107 +35,123 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-class _Side(asyncio.Protocol):
-    """One of the two connections. `peer` is set before any event arrives."""
+class _Way:
+    """One direction: reads `source`, writes `sink`; while `sink` is full, holds one chunk and does not read."""
 
-    peer: "_Side"
-    transport: asyncio.Transport
-
-    def __init__(self, flow: "Flow", connection: socket.socket, is_client: bool) -> None:
+    def __init__(self, flow: "Flow", source: socket.socket, sink: socket.socket, from_client: bool) -> None:
         self._flow = flow
-        self._connection = connection
-        self._is_client = is_client
-        self.ended = False  # it has sent end-of-file
-        self.lost = False
+        self._source, self._sink = source, sink
+        self._from_client = from_client
+        self._held = memoryview(b"")
+        self.ended = False  # end-of-file was read and passed on
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(_BUFFER_BYTES)
-        self.transport.pause_reading()  # until the peer stands too
+    def start(self, early: bytes = b"") -> None:
+        self._flow.loop.add_reader(self._source, self._readable)
+        if early:
+            self._pass_on(early)
 
-    def data_received(self, data: bytes) -> None:
-        self._flow.moved(len(data), self._is_client)
-        self.peer.transport.write(data)
+    def stop(self) -> None:
+        self._flow.loop.remove_reader(self._source)
+        self._flow.loop.remove_writer(self._sink)
 
-    def eof_received(self) -> bool:
-        self.ended = True
-        if self.peer.ended:
-            self.transport.close()  # both close once their buffers are written
-            self.peer.transport.close()
-        elif not self.peer.lost:
-            self.peer.transport.write_eof()
-        return True  # the other direction goes on
+    def _readable(self) -> None:
+        try:
+            data = self._source.recv(_CHUNK_BYTES)
+            if data:
+                self._pass_on(data)
+            else:
+                self._flow.loop.remove_reader(self._source)
+                self._sink.shutdown(socket.SHUT_WR)
+                self.ended = True
+                self._flow.way_ended()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._flow.broken()
 
-    def pause_writing(self) -> None:
-        if not self.peer.lost:
-            self.peer.transport.pause_reading()
+    def _pass_on(self, data: bytes) -> None:
+        self._flow.moved(len(data), self._from_client)
+        try:
+            sent = self._sink.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return self._flow.broken()
+        if sent < len(data):
+            self._held = memoryview(data)[sent:]
+            self._flow.loop.remove_reader(self._source)
+            self._flow.loop.add_writer(self._sink, self._writable)
+        return None
 
-    def resume_writing(self) -> None:
-        if not self.peer.lost:
-            self.peer.transport.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
-        if error or not (self.ended and self.peer.ended):
-            self.peer.abort()
-        self._flow.side_lost(self.peer.lost)
-
-    def abort(self) -> None:
-        """End now; the other end sees a reset."""
-        if not self.lost:
-            with contextlib.suppress(OSError):
-                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-            self.transport.abort()
+    def _writable(self) -> None:
+        try:
+            self._held = self._held[self._sink.send(self._held) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            return self._flow.broken()
+        self._flow.touched()
+        if not self._held:
+            self._flow.loop.remove_writer(self._sink)
+            self._flow.loop.add_reader(self._source, self._readable)
 
 
 class Flow:
     """One spliced connection of an instance."""
 
     def __init__(self, meter: Meter, idle_seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._meter = meter
         self._idle_seconds = idle_seconds
-        self._moved_at = self._loop.time()
-        self._over = self._loop.create_future()
+        self._moved_at = self.loop.time()
+        self._over: asyncio.Future[bool] = self.loop.create_future()  # True: orderly
+        self._ways: tuple[_Way, ...] = ()
 
     def moved(self, count: int, from_client: bool) -> None:
-        self._moved_at = self._loop.time()
+        """Bytes were read."""
+        self._moved_at = self.loop.time()
         if from_client:
             self._meter.sent += count
         else:
             self._meter.received += count
 
-    def side_lost(self, both: bool) -> None:
-        if both and not self._over.done():
-            self._over.set_result(None)
+    def touched(self) -> None:
+        """Bytes were written that had waited."""
+        self._moved_at = self.loop.time()
+
+    def way_ended(self) -> None:
+        """One direction has passed on its end-of-file; the other goes on."""
+        if all(way.ended for way in self._ways) and not self._over.done():
+            self._over.set_result(True)
+
+    def broken(self) -> None:
+        """One of the two connections is gone."""
+        if not self._over.done():
+            self._over.set_result(False)
 
     async def run(self, client: socket.socket, upstream: socket.socket, early: bytes = b"") -> None:
-        """Splice until both sides are done, nothing has moved for `idle_seconds`, or the task is cancelled.
+        """Splice until both have ended, one breaks, nothing has moved for `idle_seconds`, or the task is cancelled.
 
         Both sockets are connected, non-blocking, and closed when this returns. `early` was read from the client already.
         """
-        sides = _Side(self, client, True), _Side(self, upstream, False)
-        sides[0].peer, sides[1].peer = sides[1], sides[0]
+        self._ways = _Way(self, client, upstream, True), _Way(self, upstream, client, False)
+        orderly = False
         try:
-            await self._attach(sides[0], client)
-            await self._attach(sides[1], upstream)
-            if early:
-                sides[0].data_received(early)
-            for side in sides:
-                side.transport.resume_reading()
-            await self._wait_over()
+            for one in (client, upstream):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._ways[0].start(early)
+            self._ways[1].start()
+            orderly = await self._wait_over()
         finally:
-            for side in sides:
-                if hasattr(side, "transport"):
-                    side.abort()
+            for way in self._ways:
+                way.stop()
+            for one in (client, upstream):
+                one.close() if orderly else reset(one)
 
-    async def _attach(self, side: _Side, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await self._loop.create_connection(lambda: side, sock=connection)
-
-    async def _wait_over(self) -> None:
+    async def _wait_over(self) -> bool:
         while not self._over.done():
-            left = self._moved_at + self._idle_seconds - self._loop.time()
+            left = self._moved_at + self._idle_seconds - self.loop.time()
             if left <= 0:
-                return
+                return False
             await asyncio.wait([self._over], timeout=left)
+        return self._over.result()

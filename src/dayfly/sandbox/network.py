@@ -28,6 +28,7 @@ _OWN_NETNS = "/proc/thread-self/ns/net"
 _BACKLOG = 512
 _HAND_OVER_MAX = 16  # namespaces handed to the broker in one refill(): keeps each piece of work short
 _REPORTS_MAX = 10_000  # traffic reports kept until somebody fetches them; the oldest go first
+_IPV6_FREEBIND = 78  # linux/in6.h; Python does not name it
 _HTTP_PROXY = f"http://127.0.0.1:{PROXY_PORT}"
 
 
@@ -384,6 +385,7 @@ def _resolver() -> socket.socket:
     resolver = _open_socket(socket.SOCK_DGRAM)
     if resolver.family == socket.AF_INET6:
         resolver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        resolver.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)  # answers come from addresses that nobody has
     else:
         resolver.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_PKTINFO", 8), 1)
     resolver.bind(("", bpf.DNS_PORT))
