@@ -4,6 +4,7 @@
 Nothing but wiring lives here, and nothing heavy is imported before it is known which process this is.
 """
 
+import contextlib
 import os
 import sys
 
@@ -12,7 +13,7 @@ from dayfly import supervisor
 MODULES = {
     "node": "dayfly.node.server",
     "egress": "dayfly.node.egress",
-    "control": "dayfly.control.main",
+    "control": "dayfly.api.main",
     "gateway": "dayfly.gateway.main",
 }
 PRIVILEGED = ("node",)  # keeps root; every other role becomes the unprivileged user before it touches a socket
@@ -41,6 +42,11 @@ def roles(drain_seconds: float) -> list[supervisor.Role]:
     ]
 
 
+def read_settings(fd: int) -> bytes:
+    """The settings' JSON. All children share the memfd and its position, so it is read by offset."""
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
 def run_supervisor(descriptors: str, log_file: str = "") -> int:
     """The parent. `descriptors`: settings (a memfd, so that nobody reads them from argv), public socket, announcements, then the
     locks that this process holds for as long as it lives and hands to nobody."""
@@ -49,7 +55,7 @@ def run_supervisor(descriptors: str, log_file: str = "") -> int:
     settings_fd, listener_fd, announce_fd, *locks = map(int, descriptors.split(","))
     for fd in locks:
         os.set_inheritable(fd, False)
-    settings = json.loads(supervisor.read_settings(settings_fd))
+    settings = json.loads(read_settings(settings_fd))
     facts = {key: settings[key] for key in ("host", "port", "data", "run", "isolation", "log_level")}
     return supervisor.Supervisor(
         roles(settings["drain_timeout_seconds"]),
@@ -85,7 +91,7 @@ def _run_role(name: str) -> int:
     from dayfly.core.model.layout import Layout
     from dayfly.core.model.settings import Settings
 
-    settings = msgspec.json.decode(supervisor.read_settings(supervisor.SETTINGS), type=Settings)
+    settings = msgspec.json.decode(read_settings(supervisor.SETTINGS), type=Settings)
     os.close(supervisor.SETTINGS)
     layout = Layout(data=settings.data, run=settings.run)
     run: Callable[..., None] = importlib.import_module(MODULES[name]).run
@@ -112,24 +118,6 @@ def _run_role(name: str) -> int:
     return 0
 
 
-def platform_uid(user: str) -> int:
-    """The uid that owns control's and the gateways' files: the unprivileged user's for root, our own otherwise."""
-    if os.geteuid() != 0:
-        return os.geteuid()
-    from dayfly.sandbox import privileges
-
-    return privileges.platform_uid(user)
-
-
-def cleanup(data: str, run: str) -> None:
-    """Remove what a killed node left behind on the machine (cgroups, mounts). Harmless when there is nothing."""
-    from dayfly.core.model.layout import Layout
-    from dayfly.node import server
-
-    if hasattr(server, "cleanup"):
-        server.cleanup(Layout(data=data, run=run))
-
-
 _ready_pipe = [supervisor.READY]  # emptied when it was used: the number may belong to another file afterwards
 
 
@@ -141,10 +129,8 @@ def _tell(message: bytes) -> None:
     """One message to the supervisor: READY_BYTE, or why this role cannot start. Later ones have nobody to go to."""
     if _ready_pipe:
         fd = _ready_pipe.pop()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; the lifeline says so too
             os.write(fd, message)
-        except BrokenPipeError:
-            pass  # the supervisor is gone; the lifeline says so too
         os.close(fd)
 
 

@@ -10,11 +10,11 @@ settings as JSON), LISTENER (the public socket, gateway only). All children are 
 but each may *run* only when the one before it is ready: that is the "go".
 """
 
+import contextlib
 import json
 import os
 import select
 import signal
-import sys
 import time
 
 LIFELINE, READY, SETTINGS, LISTENER = 3, 4, 5, 6
@@ -82,7 +82,9 @@ class Child:
 class Supervisor:
     """Runs until SIGTERM or SIGINT. `facts` (url, data, version …) go into the state file as they are."""
 
-    def __init__(self, roles: list[Role], *, settings_fd: int, listener_fd: int, announce_fd: int, state_file: str, facts: dict[str, object]) -> None:
+    def __init__(
+        self, roles: list[Role], *, settings_fd: int, listener_fd: int, announce_fd: int, state_file: str, facts: dict[str, object]
+    ) -> None:
         self.children = [Child(role) for role in roles]
         self.settings_fd = _high(settings_fd)
         self.listener_fd = _high(listener_fd)
@@ -146,8 +148,9 @@ class Supervisor:
         self.signals, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.signals, write = _high(self.signals), _high(write)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)  # the wake-up pipe carries the number
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup dayfly up &` wants them ignored
+                signal.signal(number, lambda *_: None)  # the wake-up pipe carries the number
         self.poll.register(self.signals, select.POLLIN)
 
     def _read_signals(self) -> None:
@@ -163,28 +166,28 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         """Start a child's process. It imports at once and waits for its go."""
-        lifeline_read, lifeline_write = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
-        ready_read, ready_write = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
-        actions = [
-            (os.POSIX_SPAWN_DUP2, lifeline_read, LIFELINE),
-            (os.POSIX_SPAWN_DUP2, ready_write, READY),
-            (os.POSIX_SPAWN_DUP2, self.settings_fd, SETTINGS),
-        ]
+        lifeline_read, child.lifeline = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
+        child.ready_pipe, ready_write = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
+        child.started_at, child.started_epoch = time.monotonic(), time.time()
+        child.ready, child.permitted, child.reason = False, False, b""
+        given = [(lifeline_read, LIFELINE), (ready_write, READY), (self.settings_fd, SETTINGS)]
         if child.role.listener and self.listener_fd >= 0:
-            actions.append((os.POSIX_SPAWN_DUP2, self.listener_fd, LISTENER))
+            given.append((self.listener_fd, LISTENER))
+        actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in given]
+        environment = {key: value for key, value in os.environ.items() if key != "DAYFLY_TOKEN"}  # the command line's own secret
+        argv = child.role.argv
         try:
             # A group of its own: Ctrl-C in the terminal reaches only us, and we end the roles in order.
-            child.pid = os.posix_spawn(
-                child.role.argv[0], child.role.argv, _environment(), file_actions=actions, setpgroup=0,
-                setsigdef=[signal.SIGPIPE, signal.SIGINT],
-            )  # fmt: skip
+            child.pid = os.posix_spawn(argv[0], argv, environment, file_actions=actions, setpgroup=0, setsigdef=[signal.SIGINT])
+        except OSError as error:
+            child.reason = f"it could not be started: {error.strerror}".encode()
         finally:
             os.close(lifeline_read)
             os.close(ready_write)
-        child.lifeline, child.ready_pipe = lifeline_write, ready_read
-        child.started_at, child.started_epoch = time.monotonic(), time.time()
-        child.ready, child.permitted, child.reason = False, False, b""
-        self.poll.register(ready_read, select.POLLIN)
+        if not child.pid:
+            self._gone(child, 0, "no process")
+            return
+        self.poll.register(child.ready_pipe, select.POLLIN)
         self.log("debug", "role_started", role=child.role.name, pid=child.pid)
 
     def _permit(self) -> None:
@@ -229,30 +232,31 @@ class Supervisor:
                 self._died(child, status)
 
     def _died(self, child: Child, status: int) -> None:
-        """Take note of a child's end, and decide when it comes back."""
-        if child.ready_pipe >= 0:  # what it wrote last is still in the pipe
-            os.set_blocking(child.ready_pipe, False)
-            try:
-                child.reason += os.read(child.ready_pipe, REASON_BYTES_MAX).replace(READY_BYTE, b"") if not child.ready else b""
-            except BlockingIOError:
-                pass
+        """A child's process ended: read what it had to say, and go on from there."""
+        if child.ready_pipe >= 0:
+            os.set_blocking(child.ready_pipe, False)  # whoever it forked may hold the other end
+            with contextlib.suppress(BlockingIOError):
+                child.reason += os.read(child.ready_pipe, REASON_BYTES_MAX).replace(READY_BYTE, b"")
             self.poll.unregister(child.ready_pipe)
+        code = os.waitstatus_to_exitcode(status)
+        self._gone(child, child.pid, f"signal {-code}" if code < 0 else f"exit status {code}")
+
+    def _gone(self, child: Child, pid: int, how: str) -> None:
+        """Decide when a child that has no process comes back; during the first start, nothing comes back."""
         child.close()
-        pid, lived = child.pid, time.monotonic() - child.started_at
-        child.pid = 0
+        child.pid, child.ready = 0, False
         if self._ending():
             return
-        code = os.waitstatus_to_exitcode(status)
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
         reason = child.reason.decode("utf-8", "replace").strip()
         if not self.announced:
             self._fail(child.role.name, reason or f"it ended with {how} before it was ready")
             return
+        lived = time.monotonic() - child.started_at
         child.deaths = 1 if lived >= STABLE_SECONDS else child.deaths + 1
         delay = restart_delay(child.deaths)
         child.restart_at = time.monotonic() + delay
-        child.ready = False
-        self.log("error", "role_died", role=child.role.name, pid=pid, how=how, reason=reason, lived_seconds=round(lived, 3), restart_in_seconds=delay)
+        fields = {"role": child.role.name, "pid": pid, "how": how, "reason": reason, "lived_seconds": round(lived, 3)}
+        self.log("error", "role_died", **fields, restart_in_seconds=delay)
         self._write_state()
 
     # ---- the end
@@ -340,7 +344,7 @@ class Supervisor:
                 os.write(fd, json.dumps(self.statistics()).encode())
             finally:
                 os.close(fd)
-            os.replace(temporary, self.state_file)
+            os.replace(temporary, self.state_file)  # noqa: PTH105
         except OSError as error:  # a full disk must not end the platform
             self.log("error", "state_not_written", reason=str(error))
 
@@ -382,30 +386,12 @@ def _high(fd: int) -> int:
     return moved
 
 
-def _environment() -> dict[str, str]:
-    """Our environment without the command line's own secrets."""
-    return {key: value for key, value in os.environ.items() if key != "DAYFLY_TOKEN"}
-
-
 def _write(fd: int, data: bytes) -> None:
     """Write to somebody who may have left."""
-    try:
+    with contextlib.suppress(OSError):
         os.write(fd, data)
-    except OSError:
-        pass
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-
-
-def read_settings(fd: int) -> bytes:
-    """The settings' JSON. The memfd is shared by all children, so it is read by position."""
-    return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
-if __name__ == "__main__":
-    sys.exit("start it with `dayfly up`")

@@ -18,7 +18,22 @@ from typing import IO
 
 from dayfly.cli.failure import Failure
 
-IGNORED = (".git", ".hg", ".svn", "__pycache__", ".venv", "venv", "node_modules", "*.pyc", "*.pyo", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", ".dayflyignore")
+IGNORED = (
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    ".venv",
+    "venv",
+    "node_modules",
+    "*.pyc",
+    "*.pyo",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".DS_Store",
+    ".dayflyignore",
+)
 IGNORE_FILE = ".dayflyignore"
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
 ENTRIES_MAX = 20_000  # the platform's default; it has the last word
@@ -89,7 +104,9 @@ def _visit(path: Path, name: str, root: Path, patterns: list[str], above: tuple[
         return
     real = path.resolve()
     if path.is_symlink() and not real.is_relative_to(root):
-        raise Failure(f"{name} is a link that leads out of the folder ({real}).", "Copy the file into the folder, or list it in .dayflyignore.")
+        raise Failure(
+            f"{name} is a link that leads out of the folder ({real}).", "Copy the file into the folder, or list it in .dayflyignore."
+        )
     try:
         mode = real.stat().st_mode
     except FileNotFoundError:
@@ -132,7 +149,9 @@ def ignored(name: str, patterns: list[str]) -> bool:
 def _write(files: list[tuple[str, Path]], name: str, namespace: str = "") -> Bundle:
     """The zip itself, deterministic."""
     if len(files) > ENTRIES_MAX:
-        raise Failure(f"The folder holds {len(files)} files; {ENTRIES_MAX} is the most.", "List what the function does not need in .dayflyignore.")
+        raise Failure(
+            f"The folder holds {len(files)} files; {ENTRIES_MAX} is the most.", "List what the function does not need in .dayflyignore."
+        )
     total = sum(source.stat().st_size for _, source in files)
     if total > BYTES_MAX:
         raise Failure(

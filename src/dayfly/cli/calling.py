@@ -5,13 +5,13 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from dayfly.cli import output
 from dayfly.cli.failure import EXIT_FUNCTION, Failure, traceback_text
-from dayfly.cli.options import Session, command
+from dayfly.cli.options import PATH, Session, command
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 TIMING = re.compile(r"([a-z_]+);dur=([0-9.]+)")
@@ -19,21 +19,19 @@ LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 INVOKE_SECONDS_MAX = 960.0  # the longest timeout a function may have, and a little
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add both commands."""
     command(app)(invoke)
     command(app)(logs)
 
 
-def invoke(
-    session: Session,
-    name: Annotated[str, typer.Argument(help="Function's name.", metavar="NAME")],
-    source: Annotated[str, typer.Argument(help="`-`: read the event from standard input.", metavar="[-]")] = "",
-    data: Annotated[str | None, typer.Option("--data", "-d", metavar="JSON", help="The event.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the event from a file.")] = None,
-    tail: Annotated[bool, typer.Option("--tail", help="Show the call's last log lines and timings on standard error.")] = False,
-    qualifier: Annotated[str, typer.Option("--qualifier", "-q", metavar="Q", help="Alias or version; default: live.")] = "",
-) -> None:
+@click.argument("name", metavar="NAME")
+@click.argument("source", metavar="[-]", required=False, default="")
+@click.option("--data", "-d", "data", metavar="JSON", help="The event.")
+@click.option("--file", "-f", "file", type=PATH, metavar="FILE", help="Read the event from a file.")
+@click.option("--tail", "tail", is_flag=True, help="Show the call's last log lines and timings on standard error.")
+@click.option("--qualifier", "-q", "qualifier", default="", metavar="Q", help="Alias or version; default: live.")
+def invoke(session: Session, name: str, source: str, data: str | None, file: Path | None, tail: bool, qualifier: str) -> None:
     """Call a function with a JSON event; its result goes to standard output. Exit code 1 when the function failed."""
     from dayfly.cli.client import function_path
 
@@ -57,7 +55,7 @@ def invoke(
         error = _value(answer.body)
         if isinstance(error, dict):
             output.message(traceback_text(error), output.RED)
-        raise typer.Exit(EXIT_FUNCTION)
+        raise click.exceptions.Exit(EXIT_FUNCTION)
 
 
 def _event(source: str, data: str | None, file: Path | None) -> bytes:
@@ -109,17 +107,16 @@ def _document(headers: dict[str, str], body: bytes, failed: bool) -> dict[str, A
 
 def _summary(headers: dict[str, str]) -> str:
     timings = "  ".join(f"{phase} {output.milliseconds(float(ms))}" for phase, ms in TIMING.findall(headers.get("server-timing", "")))
-    return f"call {headers.get('x-call-id', '-')}  version {headers.get('x-dayfly-version', '-')}  {headers.get('x-dayfly-start', '')}  {timings}"
+    version, start = headers.get("x-dayfly-version", "-"), headers.get("x-dayfly-start", "")
+    return f"call {headers.get('x-call-id', '-')}  version {version}  {start}  {timings}"
 
 
-def logs(
-    session: Session,
-    name: Annotated[str, typer.Argument(help="Function's name.", metavar="NAME")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
-    call: Annotated[str, typer.Option("--call", metavar="ID", help="Only this call.")] = "",
-    since: Annotated[str, typer.Option("--since", metavar="AGE", help="Not older than 30s, 10m, 2h, 7d.")] = "",
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="At most so many records.")] = 100,
-) -> None:
+@click.argument("name", metavar="NAME")
+@click.option("--follow", "-f", "follow", is_flag=True, help="Go on with what comes.")
+@click.option("--call", "call", default="", metavar="ID", help="Only this call.")
+@click.option("--since", "since", default="", metavar="AGE", help="Not older than 30s, 10m, 2h, 7d.")
+@click.option("--limit", "limit", type=click.IntRange(min=1, max=100000), default=100, metavar="N", help="At most so many records.")
+def logs(session: Session, name: str, follow: bool, call: str, since: str, limit: int) -> None:
     """Show a function's output and log lines, oldest first; NDJSON with --json."""
     import time
 

@@ -6,7 +6,7 @@ The configuration goes up as the few overrides that were given; defaults and day
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from dayfly.cli.bundle import Bundle
@@ -19,13 +19,13 @@ BLOCK_BYTES = 256 * 1024
 Progress = Callable[[dict[str, Any]], None]
 
 
-def overrides(given: Mapping[str, str], env: list[str], secret_names: list[str]) -> dict[str, Any]:
+def overrides(given: Mapping[str, str], env: Sequence[str], secret_names: Sequence[str]) -> dict[str, Any]:
     """Flags as FunctionConfig overrides, converted; raises Failure naming the flag."""
     config = {name: convert(FunctionConfig, name, value, f"flag --{name.replace('_', '-')}") for name, value in given.items()}
     if env:
         config["env"] = dict(_assignment(text) for text in env)
     if secret_names:
-        config["secrets"] = secret_names
+        config["secrets"] = list(secret_names)
     return config
 
 
@@ -51,7 +51,12 @@ class Deployed:
 
     def as_json(self, base_url: str) -> dict[str, Any]:
         known = {key: value for key, value in self.event.items() if key != "event"}
-        return {"name": self.name, **known, "url": base_url + str(self.event.get("url", f"/function/{self.name}")), "total_seconds": round(self.seconds, 3)}
+        return {
+            "name": self.name,
+            **known,
+            "url": base_url + str(self.event.get("url", f"/function/{self.name}")),
+            "total_seconds": round(self.seconds, 3),
+        }
 
 
 def deploy(client: Client, name: str, bundle: Bundle, config: dict[str, Any], progress: Progress, *, namespace: str) -> Deployed:
@@ -72,7 +77,10 @@ def deploy(client: Client, name: str, bundle: Bundle, config: dict[str, Any], pr
             error = event.get("error")
             raise refused(error if isinstance(error, dict) else {}, 422)
     raise Failure(
-        "The platform's answer ended before the deploy did.", "Try again; if it stays so, read the platform's log.", fault="platform", exit_code=EXIT_PLATFORM
+        "The platform's answer ended before the deploy did.",
+        "Try again; if it stays so, read the platform's log.",
+        fault="platform",
+        exit_code=EXIT_PLATFORM,
     )
 
 

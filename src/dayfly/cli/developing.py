@@ -72,8 +72,10 @@ class Developing:
             bundle = pack(self.path)
             try:
                 with Progress(quiet=True) as progress:
-                    namespace = bundle.namespace if bundle.namespace and self.session.namespace_is_default else self.session.profile.namespace
-                    done = deploy(self.session.client, self.name or bundle.name, bundle, self.overrides, progress.event, namespace=namespace)
+                    namespace = self.session.namespace_for(bundle.namespace)
+                    done = deploy(
+                        self.session.client, self.name or bundle.name, bundle, self.overrides, progress.event, namespace=namespace
+                    )
             finally:
                 bundle.close()
         except Failure as problem:
@@ -89,7 +91,8 @@ class Developing:
             output.line(answer)
         else:
             what = "unchanged" if answer.get("unchanged") else f"version {answer.get('version')}"
-            output.message(f"{time.strftime('%H:%M:%S')} {what} serves at {answer['url']} after {output.milliseconds((time.perf_counter() - saved) * 1000)}", output.GREEN)
+            took = output.milliseconds((time.perf_counter() - saved) * 1000)
+            output.message(f"{time.strftime('%H:%M:%S')} {what} serves at {answer['url']} after {took}", output.GREEN)
             for wall in answer.get("missing") or [] if first else []:
                 output.warn(f"this machine cannot give the function the wall {wall!r}")
 

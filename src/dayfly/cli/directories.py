@@ -39,7 +39,13 @@ def prepare(settings: Settings, uid: int) -> Layout:
     try:
         _prepare_data(Path(layout.data))
         _folder(Path(layout.run), 0o711, os.geteuid(), parents=True)
-        for path, mode in ((layout.control, 0o700), (layout.code, 0o711), (layout.layers, 0o711), (layout.builds, 0o711), (layout.platform_sockets, 0o700)):
+        for path, mode in (
+            (layout.control, 0o700),
+            (layout.code, 0o711),
+            (layout.layers, 0o711),
+            (layout.builds, 0o711),
+            (layout.platform_sockets, 0o700),
+        ):
             _folder(Path(path), mode, uid)
         _folder(Path(layout.data, LOG_FOLDER), 0o700, os.geteuid())
         with Path(layout.run, ".writable").open("w"):
@@ -47,8 +53,6 @@ def prepare(settings: Settings, uid: int) -> Layout:
         Path(layout.run, ".writable").unlink()
     except OSError as error:
         raise _cannot(error) from error
-    for path in (layout.data, layout.run):
-        _check_reachable(Path(path), uid)
     return layout
 
 
@@ -74,7 +78,7 @@ def _check_socket_lengths(layout: Layout) -> None:
     longest = max(len(os.fsencode(p)) for p in _socket_paths(layout))
     if longest > SOCKET_PATH_BYTES_MAX:
         raise Failure(
-            f"The run directory's path is too long: {layout.run} (its sockets need {longest} bytes, the kernel takes {SOCKET_PATH_BYTES_MAX}).",
+            f"The run directory's path is too long for Unix sockets ({longest} bytes of {SOCKET_PATH_BYTES_MAX}): {layout.run}.",
             "Name a shorter one with --run, or leave it out.",
         )
 
@@ -160,21 +164,6 @@ def _folder(path: Path, mode: int, uid: int, *, parents: bool = False) -> None:
     if uid != os.geteuid():
         os.chown(path, uid, -1)
     path.chmod(mode)
-
-
-def _check_reachable(path: Path, uid: int) -> None:
-    """The unprivileged user must be able to walk down to `path`: every parent needs x for it."""
-    if uid == os.geteuid():
-        return
-    for folder in reversed(path.resolve().parents):
-        found = folder.stat()
-        needed = stat.S_IXUSR if found.st_uid == uid else stat.S_IXOTH
-        if not found.st_mode & needed:
-            raise Failure(
-                f"{path} cannot be reached by uid {uid}, which control and gateway run as: {folder} is closed to it.",
-                "Name directories outside it with --data and --run, for example below /var/lib.",
-                exit_code=EXIT_PLATFORM,
-            )
 
 
 def _cannot(error: OSError) -> Failure:

@@ -18,6 +18,7 @@ WHOSE = {
     "platform": "Dayfly or this machine",
 }
 
+TRACEBACK_KEYS = frozenset(("errorType", "errorMessage", "stackTrace"))
 KNOWN_KEYS = frozenset(("code", "fault", "message", "hint", "retryable", "call_id"))
 
 
@@ -55,7 +56,10 @@ def unreachable(url: str, why: str) -> Failure:
 def refused(error: dict[str, object], status: int) -> Failure:
     """An error of the API as a Failure. `error` is the object below "error"; whatever is missing is said generally."""
     fault = str(error.get("fault", "caller" if status < 500 else "platform"))
-    extra = "\n".join(_shown(value) for key, value in error.items() if key not in KNOWN_KEYS and value not in (None, "", [], {}))
+    shown = {key: value for key, value in error.items() if key not in KNOWN_KEYS and value not in (None, "", [], {})}
+    trace = traceback_text(shown) if "errorType" in shown else ""
+    rest = [_shown(value) for key, value in shown.items() if key not in TRACEBACK_KEYS]
+    extra = "\n".join([*rest, *([trace] if trace else [])])
     call = f" Call {error['call_id']}." if error.get("call_id") else ""
     return Failure(
         str(error.get("message") or f"The platform answered with status {status}.") + call,

@@ -5,19 +5,18 @@ Nothing is decided here that the platform should decide. Heavy imports stand ins
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from dayfly.cli import output
 from dayfly.cli.failure import Failure
-from dayfly.cli.options import Session, command
+from dayfly.cli.options import PATH, Session, command
 
-Name = Annotated[str, typer.Argument(help="Function's name.", metavar="NAME")]
-alias_app = typer.Typer(no_args_is_help=True, help="Names that point at versions.")
+alias_app = click.Group("alias", help="Names that point at versions.")
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the commands to the tree, in the order in which `--help` shows them."""
     command(app)(new)
     command(app, fields="function")(deploy)
@@ -25,13 +24,14 @@ def register(app: typer.Typer) -> None:
     command(app)(describe)
     command(app)(rm)
     command(app)(rollback)
-    app.add_typer(alias_app, name="alias")
+    app.add_command(alias_app)
     command(alias_app, "set")(alias_set)
     command(alias_app, "rm")(alias_rm)
     command(alias_app, "ls")(alias_ls)
 
 
-def new(session: Session, name: Annotated[str, typer.Argument(help="Folder to make; its last part names the function.")]) -> None:
+@click.argument("name", metavar="NAME")
+def new(session: Session, name: str) -> None:
     """Make a folder with a function to start from."""
     from dayfly.cli.scaffold import scaffold
 
@@ -43,24 +43,21 @@ def new(session: Session, name: Annotated[str, typer.Argument(help="Folder to ma
     output.message(f"next: dayfly deploy {folder}   then: dayfly invoke {function}")
 
 
-def deploy(
-    session: Session,
-    given: dict[str, str],
-    path: Annotated[Path, typer.Argument(help="A .py file, a folder or a zip.", metavar="PATH")],
-    name: Annotated[str, typer.Option("--name", help="Function's name; default: dayfly.toml's, or that of the file or folder.")] = "",
-    env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="KEY=VALUE", help="Environment variable; repeat for more.")] = None,
-    secret: Annotated[list[str] | None, typer.Option("--secret", metavar="NAME", help="Secret to mount; repeat for more.")] = None,
-) -> None:
+@click.argument("path", metavar="PATH", type=PATH)
+@click.option("--name", "name", default="", help="Function's name; default: dayfly.toml's, or that of the file or folder.")
+@click.option("--env", "-e", "env", multiple=True, metavar="KEY=VALUE", help="Environment variable; repeat for more.")
+@click.option("--secret", "secret", multiple=True, metavar="NAME", help="Secret to mount; repeat for more.")
+def deploy(session: Session, given: dict[str, str], path: Path, name: str, env: tuple[str, ...], secret: tuple[str, ...]) -> None:
     """Deploy a function: upload, build dependencies, prove one instance, then move its `live` alias."""
     from dayfly.cli.bundle import pack
     from dayfly.cli.deploying import deploy as send
     from dayfly.cli.deploying import overrides
     from dayfly.cli.progress import Progress
 
-    config = overrides(given, env or [], secret or [])
+    config = overrides(given, env, secret)
     client = session.client
     bundle = pack(path)
-    namespace = bundle.namespace if bundle.namespace and session.namespace_is_default else session.profile.namespace
+    namespace = session.namespace_for(bundle.namespace)
     with Progress(quiet=session.json) as progress:
         done = send(client, name or bundle.name, bundle, config, progress.event, namespace=namespace)
     bundle.close()
@@ -78,11 +75,19 @@ def print_deployed(done: dict[str, Any]) -> None:
         output.result(f"{done['name']} version {done.get('version')} is live")
     output.result(f"  url   {done['url']}")
     stages = done.get("seconds") if isinstance(done.get("seconds"), dict) else {}
-    spent = "  ".join(f"{stage} {output.milliseconds(float(s) * 1000)}" for stage, s in (stages or {}).items() if isinstance(s, int | float))
+    spent = "  ".join(
+        f"{stage} {output.milliseconds(float(s) * 1000)}" for stage, s in (stages or {}).items() if isinstance(s, int | float)
+    )
     total = output.milliseconds(done["total_seconds"] * 1000)
-    output.result(f"  time  {total}" + (f"  ({spent})" if spent else "") + (f"  init {output.milliseconds(done['init_ms'])}" if done.get("init_ms") else ""))
+    output.result(
+        f"  time  {total}"
+        + (f"  ({spent})" if spent else "")
+        + (f"  init {output.milliseconds(done['init_ms'])}" if done.get("init_ms") else "")
+    )
     for wall in done.get("missing") or []:
-        output.message(f"WARNING: this machine cannot give the function the wall {wall!r}: `dayfly doctor` says what that costs.", output.YELLOW)
+        output.message(
+            f"WARNING: this machine cannot give the function the wall {wall!r}: `dayfly doctor` says what that costs.", output.YELLOW
+        )
 
 
 def ls(session: Session) -> None:
@@ -92,10 +97,21 @@ def ls(session: Session) -> None:
         output.document(answer)
         return
     rows = [
-        (f.get("name", "?"), f.get("version", _live(f)), _config(f, "runtime"), f"{_config(f, 'memory_mb')} MB", _config(f, "auth"), output.moment(f.get("updated_at") or f.get("created_at")))
+        (
+            f.get("name", "?"),
+            f.get("version", _live(f)),
+            _config(f, "runtime"),
+            f"{_config(f, 'memory_mb')} MB",
+            _config(f, "auth"),
+            output.moment(f.get("updated_at") or f.get("created_at")),
+        )
         for f in answer.get("functions", [])
     ]
-    output.show_table(("name", ">version", "runtime", ">memory", "auth", "deployed"), rows, empty="no functions yet: `dayfly new hello && dayfly deploy hello`")
+    output.show_table(
+        ("name", ">version", "runtime", ">memory", "auth", "deployed"),
+        rows,
+        empty="no functions yet: `dayfly new hello && dayfly deploy hello`",
+    )
 
 
 def _config(function: dict[str, Any], key: str) -> Any:
@@ -130,7 +146,8 @@ def weights_text(weights: dict[str, float]) -> str:
     return ", ".join(f"{version} ({weight * 100:g} %)" for version, weight in weights.items()) or "-"
 
 
-def describe(session: Session, name: Name) -> None:
+@click.argument("name", metavar="NAME")
+def describe(session: Session, name: str) -> None:
     """Show everything about a function: settings, versions, aliases, statistics, usage."""
     from dayfly.cli.client import function_path
 
@@ -138,7 +155,10 @@ def describe(session: Session, name: Name) -> None:
     if session.json:
         output.document(answer)
         return
-    output.result(f"{answer.get('name', name)}  {session.profile.url}/function/{name}" + ("" if session.profile.namespace == "default" else f".{session.profile.namespace}"))
+    output.result(
+        f"{answer.get('name', name)}  {session.profile.url}/function/{name}"
+        + ("" if session.profile.namespace == "default" else f".{session.profile.namespace}")
+    )
     for group in ("config", "statistics", "usage", "usage_today"):
         if isinstance(answer.get(group), dict):
             output.result(f"\n{group.replace('_', ' ')}")
@@ -162,11 +182,9 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def rm(
-    session: Session,
-    name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+@click.argument("name", metavar="NAME")
+@click.option("--yes", "-y", "yes", is_flag=True, help="Do not ask.")
+def rm(session: Session, name: str, yes: bool) -> None:
     """Remove a function with all its versions (logs and usage stay until their retention ends)."""
     from dayfly.cli.client import function_path
 
@@ -175,11 +193,9 @@ def rm(
     done(session, {"removed": name}, f"{name} is removed")
 
 
-def rollback(
-    session: Session,
-    name: Name,
-    to: Annotated[int | None, typer.Option("--to", metavar="N", min=1, help="Version; default: the one before.")] = None,
-) -> None:
+@click.argument("name", metavar="NAME")
+@click.option("--to", "to", type=click.IntRange(min=1), metavar="N", help="Version; default: the one before.")
+def rollback(session: Session, name: str, to: int | None) -> None:
     """Point `live` at an earlier version again."""
     from dayfly.cli.client import function_path
 
@@ -187,12 +203,10 @@ def rollback(
     done(session, answer, f"{name}: live is version {weights_text(_weights(answer))} again")
 
 
-def alias_set(
-    session: Session,
-    name: Name,
-    alias: Annotated[str, typer.Argument(help="Alias.", metavar="ALIAS")],
-    versions: Annotated[list[str], typer.Argument(help="VERSION, or two VERSION=WEIGHT: `3=0.9 4=0.1`.", metavar="VERSION[=WEIGHT]…")],
-) -> None:
+@click.argument("name", metavar="NAME")
+@click.argument("alias", metavar="ALIAS")
+@click.argument("versions", metavar="VERSION[=WEIGHT]…", nargs=-1, required=True)
+def alias_set(session: Session, name: str, alias: str, versions: tuple[str, ...]) -> None:
     """Point an alias at a version, or at two with weights."""
     from dayfly.cli.client import function_path
 
@@ -209,7 +223,9 @@ def _weighted(text: str) -> tuple[str, float]:
         raise Failure(f"{text!r} is no VERSION or VERSION=WEIGHT.", "Write for example `3`, or `3=0.9 4=0.1`.") from None
 
 
-def alias_rm(session: Session, name: Name, alias: Annotated[str, typer.Argument(help="Alias.", metavar="ALIAS")]) -> None:
+@click.argument("name", metavar="NAME")
+@click.argument("alias", metavar="ALIAS")
+def alias_rm(session: Session, name: str, alias: str) -> None:
     """Remove an alias (`live` stays)."""
     from dayfly.cli.client import function_path
 
@@ -217,7 +233,8 @@ def alias_rm(session: Session, name: Name, alias: Annotated[str, typer.Argument(
     done(session, {"removed": alias, "function": name}, f"{name}: {alias} is removed")
 
 
-def alias_ls(session: Session, name: Name) -> None:
+@click.argument("name", metavar="NAME")
+def alias_ls(session: Session, name: str) -> None:
     """List a function's aliases."""
     from dayfly.cli.client import function_path
 

@@ -88,7 +88,7 @@ def _uv() -> str:
     if not path:
         return ""
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+        return subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     return ""
 
 
@@ -98,13 +98,22 @@ def limits() -> list[Check]:
     checks = [
         Check("limits", "open files", OK, str(hard))
         if hard == resource.RLIM_INFINITY or hard >= NOFILE_WANTED
-        else Check("limits", "open files", WARN, f"{soft} (hard {hard})", "about one connection or instance for each two", f"ulimit -Hn {NOFILE_WANTED * 4}, or LimitNOFILE= in the unit")
+        else Check(
+            "limits",
+            "open files",
+            WARN,
+            f"{soft} (hard {hard})",
+            "about one connection or instance for each two",
+            f"ulimit -Hn {NOFILE_WANTED * 4}, or LimitNOFILE= in the unit",
+        )
     ]
     pids = _pids_max()
     checks.append(
         Check("limits", "processes", OK, str(pids or "unlimited"))
         if not pids or pids >= PIDS_WANTED
-        else Check("limits", "processes", WARN, str(pids), "each instance needs at least one", "raise pids.max of this cgroup and ulimit -u")
+        else Check(
+            "limits", "processes", WARN, str(pids), "each instance needs at least one", "raise pids.max of this cgroup and ulimit -u"
+        )
     )
     return checks
 
@@ -136,7 +145,16 @@ def disk(data: str) -> list[Check]:
     found = f"{free // 1024**2} MB free at {folder}"
     if free >= DISK_BYTES_WANTED:
         return [Check("disk", "space", OK, found)]
-    return [Check("disk", "space", WARN, found, "deploys and logs are refused when it is full", "free space, or name another directory with --data")]
+    return [
+        Check(
+            "disk",
+            "space",
+            WARN,
+            found,
+            "deploys and logs are refused when it is full",
+            "free space, or name another directory with --data",
+        )
+    ]
 
 
 def port(host: str, number: int, *, ours: bool) -> list[Check]:
@@ -150,7 +168,16 @@ def port(host: str, number: int, *, ours: bool) -> list[Check]:
         probe.bind((host, number))
         probe.listen(1)
         return [Check("ports", f"{host}:{number}", OK, "free")]
-    return [Check("ports", f"{host}:{number}", BAD, "in use" + port_holder(number), "`dayfly up` refuses to start", "end that program or choose --port")]
+    return [
+        Check(
+            "ports",
+            f"{host}:{number}",
+            BAD,
+            "in use" + port_holder(number),
+            "`dayfly up` refuses to start",
+            "end that program or choose --port",
+        )
+    ]
 
 
 def isolation() -> list[Check]:
@@ -165,7 +192,7 @@ def probe() -> list[dict[str, Any]] | str:
     """The features, each {"name", "here", "detail", "costs", "remedy"}; or a sentence on why they are unknown."""
     command = [sys.executable, "-I", "-c", PROBE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False)
         value = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return f"the probe did not end within {PROBE_SECONDS_MAX:g} s"
@@ -176,7 +203,9 @@ def probe() -> list[dict[str, Any]] | str:
 
 def _wall(item: dict[str, Any]) -> Check:
     there = item.get("here") is True
-    return Check("isolation", str(item.get("name", "?")), OK if there else BAD, *(str(item.get(key) or "") for key in ("detail", "costs", "remedy")))
+    return Check(
+        "isolation", str(item.get("name", "?")), OK if there else BAD, *(str(item.get(key) or "") for key in ("detail", "costs", "remedy"))
+    )
 
 
 PROBE = """

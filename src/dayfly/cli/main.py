@@ -6,44 +6,48 @@ Modules with commands import nothing heavy; each command imports what it needs w
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
 
-import typer
+import click
 
-from dayfly.cli import access, calling, functions, output, platform, watching
+from dayfly.cli import access, calling, completion, functions, output, platform, watching
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_OK, EXIT_PLATFORM, EXIT_USAGE, Failure
-from dayfly.cli.options import GLOBALS
+from dayfly.cli.options import GLOBAL_NAMES, global_options
 
-app = typer.Typer(
-    name="dayfly",
-    help="Functions that start in milliseconds in a real sandbox. Start with `dayfly up -d`, then `dayfly deploy hello.py`.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-)
+PROGRAM = "dayfly"
 
 
-def _version(wanted: bool) -> None:
+def _version(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
         from dayfly import __version__
 
         output.result(__version__)
-        raise typer.Exit
+        context.exit()
 
 
-@app.callback()
-def root(
-    context: typer.Context,
-    json_output: GLOBALS["json_output"] = False,  # type: ignore[valid-type]
-    url: GLOBALS["url"] = "",  # type: ignore[valid-type]
-    token: GLOBALS["token"] = "",  # type: ignore[valid-type]
-    namespace: GLOBALS["namespace"] = "",  # type: ignore[valid-type]
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-) -> None:
-    """Global options may stand before or after the command."""
-    context.obj = {"json_output": json_output, "url": url, "token": token, "namespace": namespace}
+def _root(**values: object) -> None:
+    """Global options may stand before or after the command's name."""
+    click.get_current_context().obj = {key: values[key] for key in GLOBAL_NAMES}
 
 
+class Root(click.Group):
+    """The root: its commands in the order in which a person meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+app = Root(
+    PROGRAM,
+    callback=_root,
+    params=[
+        *global_options(),
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."),
+        *completion.options(PROGRAM),
+    ],
+    help="Functions that start in milliseconds in a real sandbox. Start with `dayfly up -d`, then `dayfly deploy hello.py`.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 platform.register(app)
 functions.register(app)
 calling.register(app)
@@ -51,45 +55,44 @@ access.register(app)
 watching.register(app)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=words, standalone_mode=False, prog_name="dayfly")
+        code = app.main(args=words, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else EXIT_OK
     except Failure as problem:
-        if "--json" in words:
-            output.document(problem.body())
-        output.failure(problem)
-        return problem.exit_code
-    except KeyboardInterrupt:
+        return _failed(problem, as_json="--json" in words)
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        output.message(help_wanted.format_message())
+        return EXIT_USAGE
+    except click.UsageError as error:
+        context = error.ctx.command_path if error.ctx else PROGRAM
+        return _failed(Failure(error.format_message(), f"`{context} --help` shows what can be said."), as_json="--json" in words)
+    except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `dayfly logs … | head`: nobody reads any more, and that is no error
         return EXIT_OK
     except Exception as error:
-        return _other(error)
+        return _defect(error, as_json="--json" in words)
 
 
-def _other(error: Exception) -> int:
-    """Usage errors show themselves; anything else is a defect and says so."""
-    show = getattr(error, "show", None)
-    if callable(show) and hasattr(error, "exit_code"):
-        show()
-        return EXIT_USAGE if error.exit_code else EXIT_OK
-    if type(error).__name__ == "Abort":
-        return EXIT_INTERRUPTED
+def _failed(problem: Failure, *, as_json: bool) -> int:
+    if as_json:
+        output.document(problem.body())
+    output.failure(problem)
+    return problem.exit_code
+
+
+def _defect(error: Exception, *, as_json: bool) -> int:
     import traceback
 
-    traceback.print_exc()
-    output.failure(
-        Failure(
-            f"{type(error).__name__}: {error}", "This is a defect of Dayfly: report it with the lines above.",
-            fault="platform", exit_code=EXIT_PLATFORM, code="internal",
-        )
-    )  # fmt: skip
-    return EXIT_PLATFORM
+    trace = "".join(traceback.format_exception(error))
+    what = f"{type(error).__name__}: {error}"
+    hint = "This is a defect of Dayfly: report it with the lines above."
+    return _failed(Failure(what, hint, fault="platform", exit_code=EXIT_PLATFORM, code="internal", extra=trace), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,34 @@
-"""How a command gets its options: the global ones on every command, and one flag per field of a settings struct.
+"""How a command gets its options: the global ones on every command, and one flag per setting of the platform or a function.
 
-`@command(app)` turns `def ls(session, …)` into a Typer command that also takes --json, --url, --token and --namespace, before or
-after the command's name. `@command(app, fields="platform")` adds a flag for each setting; those given arrive as
+`command(group, name)` registers `def ls(session, …)` with its click parameters plus --json, --url, --token and --namespace, which may
+stand before or after the command's name. `fields="platform"` or `"function"` adds a flag for each setting; those given arrive as
 `given: dict[str, str]`, unconverted: cli/settings.py and the platform check them, so that every source is checked alike.
+
+click and not Typer on top of it: Typer 0.29 builds a pydantic adapter for each parameter, 170 ms for every command (docs/cli.md).
 """
 
-import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 if TYPE_CHECKING:
     from dayfly.cli.client import Client
     from dayfly.cli.profile import Profile
 
-GLOBALS: dict[str, Any] = {
-    "json_output": Annotated[bool, typer.Option("--json", help="Print JSON to standard output.", rich_help_panel="Global")],
-    "url": Annotated[str, typer.Option("--url", metavar="URL", help="Platform's address (DAYFLY_URL).", rich_help_panel="Global")],
-    "token": Annotated[str, typer.Option("--token", metavar="TOKEN", help="Access token (DAYFLY_TOKEN).", rich_help_panel="Global")],
-    "namespace": Annotated[str, typer.Option("--namespace", "-n", metavar="NS", help="Namespace (DAYFLY_NAMESPACE).", rich_help_panel="Global")],
-}
-GLOBAL_DEFAULTS: dict[str, Any] = {"json_output": False, "url": "", "token": "", "namespace": ""}
+PATH = click.Path(path_type=Path)
+GLOBAL_NAMES = ("json_output", "url", "token", "namespace")
+
+
+def global_options() -> list[click.Parameter]:
+    """Fresh option objects for one command or the root."""
+    return [
+        click.Option(["--json", "json_output"], is_flag=True, help="Print JSON to standard output."),
+        click.Option(["--url"], metavar="URL", help="Platform's address (DAYFLY_URL)."),
+        click.Option(["--token"], metavar="TOKEN", help="Access token (DAYFLY_TOKEN)."),
+        click.Option(["--namespace", "-n"], metavar="NS", help="Namespace (DAYFLY_NAMESPACE)."),
+    ]
 
 
 class Session:
@@ -46,70 +53,86 @@ class Session:
     def profile(self) -> "Profile":
         return self.client.profile
 
-    @property
-    def namespace_is_default(self) -> bool:
-        """Nobody named a namespace: a dayfly.toml may."""
+    def namespace_for(self, suggested: str) -> str:
+        """The namespace that was named, else the suggested one (a dayfly.toml's), else the default."""
         import os
 
-        return not (self._said[2] or os.environ.get("DAYFLY_NAMESPACE"))
+        named = self._said[2] or os.environ.get("DAYFLY_NAMESPACE")
+        return self.profile.namespace if named or not suggested else suggested
 
     def query(self, **more: Any) -> dict[str, Any]:
         """Query parameters with the namespace in front."""
         return {"namespace": self.profile.namespace, **more}
 
 
-def command(app: typer.Typer, name: str = "", *, fields: str = "", skip: tuple[str, ...] = (), **extra: Any) -> Any:
-    """Register a function `f(session, [given,] …)` as a command. `fields`: "platform" or "function", whose
-    settings become flags, but for `skip` and the function's own parameters."""
+class Command(click.Command):
+    """A command whose settings' flags are made only when it is really used: they cost an import that others need not pay."""
+
+    def __init__(self, *args: Any, fields: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.own = len(self.params)
+        self.fields = fields
+        self.field_names: frozenset[str] = frozenset()
+        self.params += global_options()
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        """All parameters, settings included."""
+        if self.fields and not self.field_names:
+            taken = {param.name for param in self.params}
+            flags = [flag for flag in _field_options(self.fields) if flag.name not in taken]
+            self.field_names = frozenset(str(flag.name) for flag in flags)
+            self.params[self.own : self.own] = flags
+        return super().get_params(context)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """--help: what is the command's own first, then its settings, then what every command has."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": [], "Settings": [], "Global options": []}
+        for param in self.get_params(context):
+            record = param.get_help_record(context)
+            if record is not None and isinstance(param, click.Option):
+                title = "Settings" if param.name in self.field_names else "Global options" if param.name in GLOBAL_NAMES else "Options"
+                groups[title].append(record)
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def command(group: click.Group, name: str = "", *, fields: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function `f(session, [given,] …)`, decorated with click's options and arguments, as a command of `group`."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(function).parameters.values())[2 if fields else 1 :]
-        flags = _field_parameters(fields, {*skip, *(p.name for p in own)}) if fields else []
-        flag_names = {p.name for p in flags}
+        own = list(reversed(getattr(function, "__click_params__", [])))
 
-        def run(context: typer.Context, **values: Any) -> None:
-            said = {key: values.pop(key) or (context.obj or {}).get(key, default) for key, default in GLOBAL_DEFAULTS.items()}
+        def run(**values: Any) -> None:
+            context = click.get_current_context()
+            above = context.obj or {}
+            said = {key: value for key in GLOBAL_NAMES if (value := values.pop(key) or above.get(key))}
             arguments: list[Any] = [Session(**said)]
             if fields:
-                flagged = {key: values.pop(key) for key in flag_names}
-                arguments.append({key: value for key, value in flagged.items() if value is not None})
+                flags = {key: values.pop(key) for key in list(values) if key in context.command.field_names}  # type: ignore[attr-defined]
+                arguments.append({key: value for key, value in flags.items() if value is not None})
             function(*arguments, **values)
 
-        parameters = [_parameter("context", typer.Context), *own, *flags]
-        parameters += [_parameter(key, note, GLOBAL_DEFAULTS[key]) for key, note in GLOBALS.items()]
-        ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        run.__doc__ = function.__doc__
-        app.command(name or function.__name__, **extra)(run)
+        text = (function.__doc__ or "").strip()
+        group.add_command(Command(name or function.__name__, callback=run, params=own, help=text, fields=fields))
         return function
 
     return register
 
 
-def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-
-
-def _field_parameters(kind: str, skip: set[str]) -> list[inspect.Parameter]:
+def _field_options(kind: str) -> list[click.Option]:
     """One text option per setting, with its description and default in the help."""
-    from dayfly.cli.reference import FunctionConfig, Settings, fields_of
+    from dayfly.cli.reference import fields_of
+    from dayfly.core.model.function import FunctionConfig
+    from dayfly.core.model.settings import Settings
 
     return [
-        _parameter(
-            field.name,
-            Annotated[
-                str | None,
-                typer.Option(
-                    "--" + field.name.replace("_", "-"),
-                    metavar=field.kind.upper(),
-                    help=field.about + (f" [default: {field.default}]" if field.default != "" else ""),
-                    show_default=False,
-                    rich_help_panel="Settings",
-                ),
-            ],
-            None,
+        click.Option(
+            ["--" + field.name.replace("_", "-")],
+            metavar=field.kind.upper() if field.kind in ("number", "text") else field.kind,
+            help=field.about.replace("`", "") + (f"  [default: {field.default}]" if field.default != "" else ""),
         )
         for field in fields_of(Settings if kind == "platform" else FunctionConfig)
-        if field.name not in skip
+        if field.name not in ("env", "secrets")  # -e and --secret say those
     ]

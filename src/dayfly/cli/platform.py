@@ -2,21 +2,18 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from dayfly.cli import output
 from dayfly.cli.failure import EXIT_PLATFORM, EXIT_UNREACHABLE, Failure
 from dayfly.cli.options import Session, command
 
 DOWN_EXTRA_SECONDS = 15.0  # what down waits beyond the gateway's drain timeout
-Config = Annotated[str, typer.Option("--config", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")]
-Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")]
-Run = Annotated[str, typer.Option("--run", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the commands."""
     command(app, fields="platform")(up)
     command(app)(down)
@@ -24,12 +21,9 @@ def register(app: typer.Typer) -> None:
     command(app)(doctor)
 
 
-def up(
-    session: Session,
-    given: dict[str, str],
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the platform is ready; it goes on in the background.")] = False,
-    config: Config = "",
-) -> None:
+@click.option("--detach", "-d", "detach", is_flag=True, help="Return when the platform is ready; it goes on in the background.")
+@click.option("--config", "config", default="", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")
+def up(session: Session, given: dict[str, str], detach: bool, config: str) -> None:
     """Start the platform here. Ctrl-C or `dayfly down` ends it."""
     from dayfly.cli.up import up as start
 
@@ -55,7 +49,10 @@ def _here(data: str, run: str, config: str) -> tuple[Any, Any]:
     return settings, locate(settings)
 
 
-def down(session: Session, data: Data = "", run: Run = "", config: Config = "") -> None:
+@click.option("--data", "data", default="", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")
+@click.option("--run", "run", default="", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")
+@click.option("--config", "config", default="", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")
+def down(session: Session, data: str, run: str, config: str) -> None:
     """End the platform and wait until it is gone; clean up after one that was killed."""
     from dayfly.cli import running
 
@@ -75,7 +72,10 @@ def down(session: Session, data: Data = "", run: Run = "", config: Config = "") 
         output.result(f"not running at {layout.data}" + (f"; cleaned up after {', '.join(leftovers)}" if leftovers else ""))
 
 
-def status(session: Session, data: Data = "", run: Run = "", config: Config = "") -> None:
+@click.option("--data", "data", default="", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")
+@click.option("--run", "run", default="", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")
+@click.option("--config", "config", default="", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")
+def status(session: Session, data: str, run: str, config: str) -> None:
     """Show whether the platform runs here: roles, pids, uptime, memory, address. Exit code 3 when it does not."""
     from dayfly.cli import directories, running
 
@@ -86,7 +86,7 @@ def status(session: Session, data: Data = "", run: Run = "", config: Config = ""
             output.document({"running": False, "data": layout.data})
         else:
             output.result(f"not running at {layout.data}")
-        raise typer.Exit(EXIT_UNREACHABLE)
+        raise click.exceptions.Exit(EXIT_UNREACHABLE)
     facts = running.state(layout)
     host = facts.get("host", "")
     roles = {"supervisor": {"pid": pid, "ready": True, "restarts": 0, "started_at": None}} | facts.get("roles", {})
@@ -101,13 +101,23 @@ def status(session: Session, data: Data = "", run: Run = "", config: Config = ""
         return
     output.result(f"running at {url}  data {layout.data}" + (f"  log {directories.log_file(layout)}" if log else ""))
     rows = [
-        (name, role.get("pid") or "down", "ready" if role.get("ready") else "starting", output.duration(role["uptime_seconds"]), output.size(role["memory_bytes"]), role.get("restarts", 0))
+        (
+            name,
+            role.get("pid") or "down",
+            "ready" if role.get("ready") else "starting",
+            output.duration(role["uptime_seconds"]),
+            output.size(role["memory_bytes"]),
+            role.get("restarts", 0),
+        )
         for name, role in roles.items()
     ]
     output.show_table(("role", ">pid", "state", ">uptime", ">memory", ">restarts"), rows, empty="")
 
 
-def doctor(session: Session, data: Data = "", run: Run = "", config: Config = "") -> None:
+@click.option("--data", "data", default="", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")
+@click.option("--run", "run", default="", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")
+@click.option("--config", "config", default="", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")
+def doctor(session: Session, data: str, run: str, config: str) -> None:
     """Look at this machine: isolation, port, disk, limits, versions. Exit code 5 when something Dayfly needs is missing."""
     from dayfly.cli import machine, running
 
@@ -129,7 +139,7 @@ def doctor(session: Session, data: Data = "", run: Run = "", config: Config = ""
     else:
         _show_checks(checks)
     if bad:
-        raise typer.Exit(EXIT_PLATFORM)
+        raise click.exceptions.Exit(EXIT_PLATFORM)
 
 
 def _show_checks(checks: list[Any]) -> None:

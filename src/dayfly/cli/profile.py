@@ -97,7 +97,8 @@ class Profile:
 
     def __init__(self, url: str = "", token: str = "", namespace: str = "") -> None:
         given = url or os.environ.get("DAYFLY_URL", "")
-        stored = load() if not given or not (token or os.environ.get("DAYFLY_TOKEN")) else {"platforms": {}, "current": ""}
+        everything = given and (token or os.environ.get("DAYFLY_TOKEN"))
+        stored: dict[str, Any] = {"platforms": {}, "current": ""} if everything else load()
         self.url = checked_url(given or stored["current"] or DEFAULT_URL)
         entry = stored["platforms"].get(self.url)
         known = str(entry.get("token", "")) if isinstance(entry, dict) else ""

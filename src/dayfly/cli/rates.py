@@ -33,7 +33,6 @@ class Rates:
         known = before is not None and seconds > 0
         calls = new["calls"] if known else _number(function.get("calls"))
         cold = new["cold"] if known else _number(function.get("cold"))
-        cost_before, cost_now = (before or {}).get("cost"), function.get("cost")
         return {
             "function": _key(function),
             "calls_per_second": round(new["calls"] / seconds, 2) if known else None,
@@ -41,7 +40,7 @@ class Rates:
             "cold_percent": round(100 * cold / calls, 1) if calls else None,
             "p50_ms": _phase(function, "p50"),
             "p99_ms": _phase(function, "p99"),
-            "cost_per_hour": round((cost_now - cost_before) / seconds * 3600, 6) if known and _are_numbers(cost_now, cost_before) else function.get("cost_per_hour"),
+            "cost_per_hour": _cost_per_hour(before or {}, function, seconds),
         }  # fmt: skip
 
     def cells(self, row: dict[str, Any]) -> tuple[str, ...]:
@@ -66,21 +65,26 @@ def _key(function: dict[str, Any]) -> str:
     return name if namespace == "default" else f"{name}.{namespace}"
 
 
+def _cost_per_hour(before: dict[str, Any], now: dict[str, Any], seconds: float) -> float | None:
+    """From the growth of the running cost, or as the platform says it."""
+    first, last = before.get("cost"), now.get("cost")
+    if isinstance(first, int | float) and isinstance(last, int | float) and seconds > 0:
+        return round(max(0.0, last - first) / seconds * 3600, 6)
+    said = now.get("cost_per_hour")
+    return float(said) if isinstance(said, int | float) else None
+
+
 def _phase(function: dict[str, Any], quantile: str) -> float | None:
     """Milliseconds of phase "total" at a quantile."""
     phases = function.get("phases")
     total = phases.get("total") if isinstance(phases, dict) else None
     value = total.get(f"{quantile}_ms", total.get(quantile)) if isinstance(total, dict) else function.get(f"{quantile}_ms")
-    return float(value) if _are_numbers(value) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _number(value: Any) -> Any:
-    return value if _are_numbers(value) else 0
-
-
-def _are_numbers(*values: Any) -> bool:
-    return all(isinstance(value, int | float) for value in values)
+    return value if isinstance(value, int | float) else 0
 
 
 def _text(value: Any, spec: str) -> str:
-    return format(value, spec) if _are_numbers(value) else "-"
+    return format(value, spec) if isinstance(value, int | float) else "-"

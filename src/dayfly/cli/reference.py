@@ -30,7 +30,7 @@ FUNCTION_ABOUT = {
     "egress": "Network of the function: none, or the internet.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
-KINDS = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
+KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
 
 
 class Field:
@@ -55,7 +55,7 @@ def _field(field: Any) -> Field:
     about = FUNCTION_ABOUT.get(field.name, "")
     inner = field.type
     if isinstance(inner, shapes.Metadata):
-        about = (inner.extra_json_schema or {}).get("description", about)
+        about = str((inner.extra_json_schema or {}).get("description", about))
         inner = inner.type
     if field.default is msgspec.NODEFAULT:
         default = "" if field.default_factory is msgspec.NODEFAULT else str(field.default_factory() or "")
@@ -63,8 +63,14 @@ def _field(field: Any) -> Field:
         default = "" if field.default in ("", ()) else str(field.default)
     if isinstance(inner, shapes.LiteralType):
         return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
-    bounds = [f"{sign} {value:g}" for key, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")) if (value := getattr(inner, key, None)) is not None]
-    return Field(field.name, KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list"), default, ", ".join(bounds), about)
+    bounds = [
+        f"{sign} {value:g}"
+        for key, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+        if (value := getattr(inner, key, None)) is not None
+    ]
+    return Field(
+        field.name, KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list"), default, ", ".join(bounds), about
+    )
 
 
 def page() -> str:

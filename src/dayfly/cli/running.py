@@ -136,10 +136,9 @@ def clear(layout: Layout) -> list[str]:
             found.append(name)
     directories.remove_sockets(layout)
     if before:
-        from dayfly import app
+        from dayfly.node import server
 
-        if app.module_exists(app.MODULES["node"]):
-            app.cleanup(layout.data, layout.run)
+        server.cleanup(layout)
     return found
 
 

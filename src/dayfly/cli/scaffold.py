@@ -55,5 +55,7 @@ def scaffold(folder: Path) -> tuple[Path, str, list[str]]:
         for file, text in files.items():
             (folder / file).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Failure(f"{error.filename or folder}: {error.strerror}.", "Choose a folder you may write to.", exit_code=EXIT_PLATFORM) from error
+        raise Failure(
+            f"{error.filename or folder}: {error.strerror}.", "Choose a folder you may write to.", exit_code=EXIT_PLATFORM
+        ) from error
     return folder, name, sorted(files)

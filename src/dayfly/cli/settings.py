@@ -54,7 +54,9 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str], *, config: str
         path = Path(data) / FILE
         values |= _file(path, must_exist=False)
         if "data" in values:
-            raise Failure(f"{path} sets `data`, but it was found in that directory.", "Remove `data` there, or name the file with --config.")
+            raise Failure(
+                f"{path} sets `data`, but it was found in that directory.", "Remove `data` there, or name the file with --config."
+            )
     values |= from_environ
     values |= from_flags
     converted = {name: convert(Settings, name, value, source) for name, (value, source) in values.items()}

@@ -21,9 +21,10 @@ from dayfly.cli import directories, output, profile, running
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_PLATFORM, Failure
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
+from dayfly.sandbox import privileges
 
 BACKLOG = 4096
-TOKEN_FILE = "admin-token"  # below DATA/control, written by control on the first start
+TOKEN_FILE = "admin-token"  # noqa: S105 (a file's name) below DATA/control, written by control on the first start
 ANNOUNCE_SECONDS_MAX = supervisor.START_SECONDS_MAX + 15
 
 
@@ -71,7 +72,10 @@ def up(settings: Settings, *, detach: bool, as_json: bool) -> None:
 
 def prepare(settings: Settings) -> Prepared:
     """Directories, locks and the port. Raises Failure and lets go of everything when one of them cannot be had."""
-    uid = app.platform_uid(settings.user)
+    try:
+        uid = privileges.platform_uid(settings.user) if os.geteuid() == 0 else os.geteuid()
+    except ValueError as error:
+        raise Failure(f"`user` = {settings.user!r}: {error}.", "Name an ordinary user with --user, or leave it out.") from error
     layout = directories.prepare(settings, uid)
     locks: list[int] = []
     try:
@@ -101,7 +105,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except PermissionError as error:
         listener.close()
-        raise Failure(f"You may not listen on port {port}.", "Choose --port 1024 or above, or start as root.", exit_code=EXIT_PLATFORM) from error
+        raise Failure(
+            f"You may not listen on port {port}.", "Choose --port 1024 or above, or start as root.", exit_code=EXIT_PLATFORM
+        ) from error
     except OSError as error:
         listener.close()
         from dayfly.cli.machine import port_holder
@@ -130,7 +136,7 @@ def become_supervisor(prepared: Prepared, announce_fd: int, *, detach: bool) -> 
         os.set_inheritable(fd, True)
     os.chdir("/")
     arguments = [*app.command("supervisor"), ",".join(map(str, descriptors)), log_file]
-    os.execv(arguments[0], arguments)
+    os.execv(arguments[0], arguments)  # noqa: S606 (our own interpreter)
 
 
 def _redirect(log_file: str) -> None:
@@ -171,7 +177,9 @@ def announce(prepared: Prepared, fd: int, child: int, *, as_json: bool) -> None:
             os.waitpid(child, 0)
         raise Failure(
             f"The platform did not start: {said.get('role', 'supervisor')}: {said.get('error', 'it ended without a word')}.",
-            f"Read the log: {directories.log_file(prepared.layout)}." if child else "Read the lines above; `dayfly doctor` looks at this machine.",
+            f"Read the log: {directories.log_file(prepared.layout)}."
+            if child
+            else "Read the lines above; `dayfly doctor` looks at this machine.",
             fault="platform",
             exit_code=EXIT_PLATFORM,
             code="start_failed",

@@ -3,29 +3,27 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from dayfly.cli import output
 from dayfly.cli.failure import Failure
-from dayfly.cli.options import Session, command
+from dayfly.cli.options import PATH, Session, command
 
 MS_PER_HOUR = 3_600_000
 
 
-def register(app: typer.Typer) -> None:
+def register(app: click.Group) -> None:
     """Add the commands."""
     command(app)(top)
     command(app)(cost)
     command(app)(dev)
 
 
-def top(
-    session: Session,
-    once: Annotated[bool, typer.Option("--once", help="One look, then end.")] = False,
-    interval: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.2, max=3600, help="Between two looks.")] = 1.0,
-) -> None:
+@click.option("--once", "once", is_flag=True, help="One look, then end.")
+@click.option("--interval", "interval", type=click.FloatRange(min=0.2, max=3600), default=1.0, metavar="SECONDS", help="Between two looks.")
+def top(session: Session, once: bool, interval: float) -> None:
     """Live table: calls/s, in flight, waiting, instances, cold share, p50/p99, memory, cost per hour."""
     from dayfly.cli.rates import Rates
 
@@ -56,23 +54,27 @@ def _stream_json(first: list[dict[str, Any]], look: Callable[[], list[dict[str, 
         output.line({"functions": look()})
 
 
-def _live(columns: tuple[str, ...], cells: Callable[[dict[str, Any]], tuple[str, ...]], look: Callable[[], list[dict[str, Any]]], interval: float) -> None:
+def _live(
+    columns: tuple[str, ...], cells: Callable[[dict[str, Any]], tuple[str, ...]], look: Callable[[], list[dict[str, Any]]], interval: float
+) -> None:
     from rich.live import Live
 
     with Live(console=output.console(), screen=True, auto_refresh=False) as live:
         while True:
-            live.update(output.table(columns, [cells(row) for row in look()], title=f"dayfly top · {time.strftime('%H:%M:%S')}"), refresh=True)
+            live.update(
+                output.table(columns, [cells(row) for row in look()], title=f"dayfly top · {time.strftime('%H:%M:%S')}"), refresh=True
+            )
             time.sleep(interval)
 
 
-def cost(
-    session: Session,
-    start: Annotated[str, typer.Option("--from", metavar="DATE", help="First day, YYYY-MM-DD.")] = "",
-    end: Annotated[str, typer.Option("--to", metavar="DATE", help="Last day, YYYY-MM-DD.")] = "",
-    function: Annotated[str, typer.Option("--function", metavar="NAME", help="Only this function.")] = "",
-) -> None:
+@click.option("--from", "start", default="", metavar="DATE", help="First day, YYYY-MM-DD.")
+@click.option("--to", "end", default="", metavar="DATE", help="Last day, YYYY-MM-DD.")
+@click.option("--function", "function", default="", metavar="NAME", help="Only this function.")
+def cost(session: Session, start: str, end: str, function: str) -> None:
     """What was used and what it costs, per function and day."""
-    answer = session.client.json("GET", "/api/v1/usage", query=session.query(**{"from": _day(start), "to": _day(end), "function": function}))
+    answer = session.client.json(
+        "GET", "/api/v1/usage", query=session.query(**{"from": _day(start), "to": _day(end), "function": function})
+    )
     if session.json:
         output.document(answer)
         return
@@ -84,7 +86,11 @@ def cost(
         )
         for u in answer.get("usage", answer.get("rows", []))
     ]  # fmt: skip
-    output.show_table(("day", "function", ">calls", ">errors", ">cold", ">GB-s", f">cost {currency}".rstrip()), rows, empty="nothing was used in that time")
+    output.show_table(
+        ("day", "function", ">calls", ">errors", ">cold", ">GB-s", f">cost {currency}".rstrip()),
+        rows,
+        empty="nothing was used in that time",
+    )
     if rows:
         output.message(f"total {sum(float(row[6]) for row in rows):.6f} {currency}".rstrip())
 
@@ -100,17 +106,15 @@ def _day(text: str) -> str:
     return text
 
 
-def dev(
-    session: Session,
-    path: Annotated[Path, typer.Argument(help="A .py file or a folder.", metavar="PATH")],
-    name: Annotated[str, typer.Option("--name", help="Function's name; default as in `deploy`.")] = "",
-    env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="KEY=VALUE", help="Environment variable; repeat for more.")] = None,
-    no_logs: Annotated[bool, typer.Option("--no-logs", help="Do not stream the function's output.")] = False,
-) -> None:
+@click.argument("path", metavar="PATH", type=PATH)
+@click.option("--name", "name", default="", help="Function's name; default as in `deploy`.")
+@click.option("--env", "-e", "env", multiple=True, metavar="KEY=VALUE", help="Environment variable; repeat for more.")
+@click.option("--no-logs", "no_logs", is_flag=True, help="Do not stream the function's output.")
+def dev(session: Session, path: Path, name: str, env: tuple[str, ...], no_logs: bool) -> None:
     """Deploy at every save and stream the function's output, until Ctrl-C."""
-    from dayfly.cli.developing import Developing
     from dayfly.cli.deploying import overrides
+    from dayfly.cli.developing import Developing
 
     if not path.exists():
         raise Failure(f"{path} does not exist.", "Name a .py file or a folder.")
-    Developing(session, path, name, overrides({}, env or [], [])).run(logs=not no_logs)
+    Developing(session, path, name, overrides({}, env, [])).run(logs=not no_logs)
