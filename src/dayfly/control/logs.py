@@ -68,19 +68,17 @@ class Logs:
         """Records kept so far, oldest first."""
         return [record for _, record in await self._worker.call(self._store.read, query)]
 
-    async def follow(self, query: LogQuery) -> AsyncIterator[LogRecord]:
-        """What `read` gives, then every matching record as it is written; never ends by itself."""
+    async def follow(self, query: LogQuery) -> AsyncIterator[list[LogRecord]]:
+        """What `read` gives, then every matching record as it is written, in batches; never ends by itself."""
         written, last = self._written, await self._worker.call(self._store.last_id)
-        for number, record in await self._worker.call(self._store.read, query):
-            last = max(last, number)
-            yield record
+        found = await self._worker.call(self._store.read, query)
         while True:
+            if found:
+                last = max(last, found[-1][0])
+                yield [record for _, record in found]
             step = msgspec.structs.replace(query, after=last or -1, limit=FOLLOW_BATCH)
             found = await self._worker.call(self._store.read, step)
-            for number, record in found:
-                last = number
-                yield record
-            if len(found) < FOLLOW_BATCH:
+            if not found:
                 await written.wait()
                 written = self._written
 

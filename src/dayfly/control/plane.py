@@ -67,6 +67,11 @@ class Control:
         return f"<Control {self.catalog!r} {self.link!r} {self.usage!r} {self.logs!r} {len(self._deploys)} deploys>"
 
     @property
+    def deploys_running(self) -> int:
+        """Deploys that have not ended."""
+        return len(self._deploys)
+
+    @property
     def closing(self) -> asyncio.Event:
         """Set when control begins to end: open-ended answers (logs --follow) end then."""
         return self._closing

@@ -29,6 +29,7 @@ class Usage:
         self._step_us = round_ms * 1000
         self._round_ms = round_ms
         self._pending: dict[tuple[int, str, str], UsageDay] = {}
+        self._billed: dict[tuple[str, str], int] = {}  # MB·ms of what was written since start
         self.records = 0
         self.dropped = 0
 
@@ -73,6 +74,13 @@ class Usage:
         except BaseException:
             self._put_back(taken)
             raise
+        _add_billed(self._billed, taken.values())
+
+    def billed_mb_ms(self) -> dict[tuple[str, str], int]:
+        """(namespace, function) → MB·ms billed since control started."""
+        total = dict(self._billed)
+        _add_billed(total, self._pending.values())
+        return total
 
     async def between(self, first: str, last: str, namespaces: Iterable[str], function: str = "") -> list[UsageDay]:
         """Usage by day (YYYY-MM-DD, UTC, both included), up to what gateways have sent so far."""
@@ -85,6 +93,12 @@ class Usage:
             if present is not day:
                 for name in usage.SUMS:
                     setattr(present, name, getattr(present, name) + getattr(day, name))
+
+
+def _add_billed(total: dict[tuple[str, str], int], days: Iterable[UsageDay]) -> None:
+    for day in days:
+        key = (day.namespace, day.function)
+        total[key] = total.get(key, 0) + day.mb_ms
 
 
 def today(now: float) -> str:

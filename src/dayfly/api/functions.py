@@ -1,0 +1,142 @@
+"""Routes of functions: list, deploy, describe, remove, roll back, aliases. Parse, one verb of control, print."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Request, Router, delete, get, post, put
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.response import Stream
+
+from dayfly.api.auth import NAME_OPT, NamespaceQuery, NamespacesQuery, Target, control_of, needs, readable, target_of
+from dayfly.api.numbers import statistics_of, usage_answer
+from dayfly.api.openapi import DeployOperation
+from dayfly.api.shapes import (
+    AliasAnswer,
+    AliasOrder,
+    FunctionDescription,
+    FunctionList,
+    FunctionSummary,
+    Removed,
+    RollbackOrder,
+    version_of,
+    weights_of,
+)
+from dayfly.api.upload import receive
+from dayfly.control.deploy import Order
+from dayfly.control.events import Event
+from dayfly.control.functions import Summary
+from dayfly.core.model.names import checked_name
+
+AnyRequest = Request[Any, Any, Any]
+NDJSON = "application/x-ndjson"
+_encode = msgspec.json.Encoder().encode
+
+
+@get("/", guards=[needs("read")], summary="List functions")
+async def list_functions(request: AnyRequest, namespace: NamespacesQuery = "") -> FunctionList:
+    found = await control_of(request).functions.list(await readable(request))
+    return FunctionList(functions=[FunctionSummary(**_summary(summary)) for summary in found])
+
+
+@put(
+    "/{name:str}",
+    guards=[needs("deploy")],
+    request_max_body_size=None,
+    media_type=NDJSON,
+    operation_class=DeployOperation,
+    responses={200: ResponseSpec(Event, media_type=NDJSON, description="One event a line; the last is deployed or failed.")},
+    opt={NAME_OPT: True},
+    summary="Deploy a function",
+)
+async def deploy(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> Stream:
+    control, target = control_of(request), _target(request)
+    upload = await receive(
+        request.headers.get("content-type", ""),
+        request.stream(),
+        Path(control.layout.builds),
+        control.settings.upload_bytes_max,
+    )
+    order = Order(
+        namespace=target.namespace,
+        name=target.name,
+        bundle=upload.bundle,
+        overrides=upload.config,
+        default_runtime=control.default_runtime,
+    )
+    return Stream(_lines(control.deploy(order)), media_type=NDJSON)
+
+
+@get("/{name:str}", guards=[needs("read")], opt={NAME_OPT: True}, summary="Describe a function")
+async def describe(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> FunctionDescription:
+    control, target = control_of(request), _target(request)
+    found = await control.functions.describe(target.namespace, target.name)
+    return FunctionDescription(
+        **_summary(found.summary),
+        config=found.summary.version.config,
+        versions=[version_of(version) for version in found.versions],
+        aliases={alias.name: weights_of(alias) for alias in found.aliases},
+        statistics=statistics_of(found.statistics, found.summary.version.config.memory_mb, control.settings),
+        usage_today=usage_answer(found.usage_today, control.settings),
+    )
+
+
+@delete("/{name:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200, summary="Remove a function")
+async def remove(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> Removed:
+    target = _target(request)
+    await control_of(request).functions.remove(target.namespace, target.name)
+    return Removed(removed=target.name)
+
+
+@post("/{name:str}/rollback", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200, summary="Roll back")
+async def rollback(request: AnyRequest, name: str, data: RollbackOrder | None = None, namespace: NamespaceQuery = "") -> AliasAnswer:
+    target = _target(request)
+    alias = await control_of(request).functions.rollback(target.namespace, target.name, data.to if data else None)
+    return AliasAnswer(name=alias.name, weights=weights_of(alias))
+
+
+@put("/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, summary="Point an alias")
+async def put_alias(request: AnyRequest, name: str, alias: str, data: AliasOrder, namespace: NamespaceQuery = "") -> AliasAnswer:
+    target = _target(request)
+    made = await control_of(request).functions.put_alias(target.namespace, target.name, checked_name(alias, "alias"), data.weights)
+    return AliasAnswer(name=made.name, weights=weights_of(made))
+
+
+@delete("/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200, summary="Remove an alias")
+async def drop_alias(request: AnyRequest, name: str, alias: str, namespace: NamespaceQuery = "") -> Removed:
+    target = _target(request)
+    await control_of(request).functions.drop_alias(target.namespace, target.name, alias)
+    return Removed(removed=alias)
+
+
+def _target(request: AnyRequest) -> Target:
+    return target_of(request, named=True)
+
+
+def _summary(summary: Summary) -> dict[str, Any]:
+    config = summary.version.config
+    return {
+        "namespace": summary.namespace,
+        "name": summary.name,
+        "url": summary.url,
+        "version": summary.version.number,
+        "live": weights_of(summary.live),
+        "runtime": config.runtime,
+        "memory_mb": config.memory_mb,
+        "auth": config.auth,
+        "created_at": summary.created_at,
+        "updated_at": summary.version.created_at,
+    }
+
+
+async def _lines(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in events:
+        yield _encode(event) + b"\n"
+
+
+ROUTES = Router(
+    "/api/v1/functions",
+    route_handlers=[list_functions, deploy, describe, remove, rollback, put_alias, drop_alias],
+    tags=["functions"],
+)

@@ -1,0 +1,210 @@
+"""Routes of the platform itself: status, doctor, namespaces, tokens, secrets, logs. Parse, one verb of control, print."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Router, delete, get, post, put
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from dayfly import __version__
+from dayfly.api import shapes
+from dayfly.api.auth import NamespaceQuery, NamespacesQuery, bearer, control_of, needs, readable, target_of
+from dayfly.api.openapi import RawBodyOperation
+from dayfly.control.access import SECRET_VALUE_BYTES_MAX
+from dayfly.control.plane import Control
+from dayfly.core.decide.access import visible
+from dayfly.core.model.errors import Refusal
+from dayfly.core.model.function import Token
+from dayfly.core.model.names import CALL_ID, checked_name
+from dayfly.core.model.records import LogRecord
+from dayfly.store.logs import READ_MAX, LogQuery
+
+AnyRequest = Request[Any, Any, Any]
+NDJSON = "application/x-ndjson"
+SinceQuery = Annotated[float, Parameter(query="since", required=False, ge=0, description="Epoch seconds; older ones are left out.")]
+LimitQuery = Annotated[int, Parameter(query="limit", required=False, ge=0, le=READ_MAX, description="The newest so many.")]
+FollowQuery = Annotated[bool, Parameter(query="follow", required=False, description="Go on with new records as they come.")]
+
+_encode = msgspec.json.Encoder().encode
+
+
+@get("/status", guards=[needs("read")], summary="The platform as control sees it")
+async def status(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.Status:
+    control = control_of(request)
+    try:
+        await control.node.facts()
+        node = "ok"
+    except Refusal as error:
+        node = error.detail
+    latest = {gateway.gateway: gateway for gateway in control.sums.gateways()}
+    return shapes.Status(
+        version=__version__,
+        python=sys.version.split()[0],
+        installation_id=control.installation_id,
+        isolation=control.settings.isolation,
+        uptime_seconds=round(time.time() - control.started_at, 3),
+        node=node,
+        gateways=[
+            shapes.GatewayAnswer(
+                name=name,
+                pid=pid,
+                connections=latest[name].connections if name in latest else 0,
+                requests=latest[name].requests if name in latest else 0,
+            )
+            for name, pid in control.link.peers
+        ],
+        functions=len(control.catalog.functions),
+        instances=sum(numbers.instances for numbers in control.sums.by_function().values()),
+        deploys_running=control.deploys_running,
+        logs_dropped=control.logs.dropped,
+        usage_dropped=control.usage.dropped,
+    )
+
+
+@get("/doctor", guards=[needs("read")], summary="What this machine offers")
+async def doctor(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.Doctor:
+    control = control_of(request)
+    facts = await control.node.facts()
+    return shapes.Doctor(isolation=control.settings.isolation, runtimes=facts.runtimes, features=facts.features, instances=facts.instances)
+
+
+@get("/namespaces", guards=[needs("read")], summary="Namespaces the token may read")
+async def list_namespaces(request: AnyRequest, namespace: NamespacesQuery = "*") -> shapes.NamespaceList:
+    token = bearer(request)
+    assert token is not None, "the guard ran first"
+    names = visible(token, "read", tuple(await control_of(request).access.namespaces()))
+    return shapes.NamespaceList(namespaces=[shapes.NamespaceAnswer(name=name) for name in names])
+
+
+@post("/namespaces", guards=[needs("admin", everywhere=True)], summary="Make a namespace")
+async def make_namespace(request: AnyRequest, data: shapes.NamespaceOrder) -> shapes.NamespaceAnswer:
+    await control_of(request).access.make_namespace(data.name)
+    return shapes.NamespaceAnswer(name=data.name)
+
+
+@delete("/namespaces/{name:str}", guards=[needs("admin", everywhere=True)], status_code=200, summary="Remove an empty namespace")
+async def drop_namespace(request: AnyRequest, name: str) -> shapes.Removed:
+    await control_of(request).access.drop_namespace(name)
+    return shapes.Removed(removed=name)
+
+
+@get("/tokens", guards=[needs("admin", everywhere=True)], summary="List tokens, without their texts")
+async def list_tokens(request: AnyRequest) -> shapes.TokenList:
+    tokens = control_of(request).catalog.tokens.values()
+    return shapes.TokenList(tokens=[shapes.TokenAnswer(**_token(token)) for token in tokens])
+
+
+@post("/tokens", guards=[needs("admin", everywhere=True)], summary="Make a token; its text is shown once")
+async def make_token(request: AnyRequest, data: shapes.TokenOrder) -> shapes.TokenMade:
+    token, text = await control_of(request).access.make_token(data.name, tuple(data.namespaces), tuple(data.verbs))
+    return shapes.TokenMade(**_token(token), token=text)
+
+
+@delete("/tokens/{token_id:str}", guards=[needs("admin", everywhere=True)], status_code=200, summary="Remove a token")
+async def drop_token(request: AnyRequest, token_id: str) -> shapes.Removed:
+    await control_of(request).access.drop_token(token_id)
+    return shapes.Removed(removed=token_id)
+
+
+@get("/secrets", guards=[needs("deploy")], summary="Names of secrets")
+async def list_secrets(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.SecretList:
+    found = await control_of(request).access.secrets(_one_namespace(request))
+    return shapes.SecretList(secrets=[shapes.SecretAnswer(name=name, updated_at=at) for name, at in found])
+
+
+@put(
+    "/secrets/{name:str}",
+    guards=[needs("deploy")],
+    request_max_body_size=SECRET_VALUE_BYTES_MAX,
+    operation_class=RawBodyOperation,
+    summary="Set a secret; the body is its value",
+)
+async def put_secret(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> shapes.SecretSet:
+    await control_of(request).access.put_secret(_one_namespace(request), name, await request.body())
+    return shapes.SecretSet(secret=name)
+
+
+@delete("/secrets/{name:str}", guards=[needs("deploy")], status_code=200, summary="Remove a secret")
+async def drop_secret(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> shapes.Removed:
+    await control_of(request).access.drop_secret(_one_namespace(request), name)
+    return shapes.Removed(removed=name)
+
+
+@get(
+    "/logs",
+    guards=[needs("read")],
+    media_type=NDJSON,
+    responses={200: ResponseSpec(shapes.LogLine, media_type=NDJSON, description="One record a line, oldest first.")},
+    summary="Log records",
+)
+async def logs(
+    request: AnyRequest,
+    function: str = "",
+    call: str = "",
+    since: SinceQuery = 0.0,
+    limit: LimitQuery = 1000,
+    follow: FollowQuery = False,
+    namespace: NamespacesQuery = "",
+) -> Stream:
+    if function:
+        checked_name(function)
+    if call and not CALL_ID.fullmatch(call):
+        raise Refusal("bad_request", f"{call[:80]!r} is no call id.")
+    query = LogQuery(namespaces=await readable(request), function=function, call_id=call, since=since, limit=limit)
+    control = control_of(request)
+    return Stream(_followed(control, query) if follow else _read(control, query), media_type=NDJSON)
+
+
+async def _read(control: Control, query: LogQuery) -> AsyncIterator[bytes]:
+    yield _lines(await control.logs.read(query))
+
+
+async def _followed(control: Control, query: LogQuery) -> AsyncIterator[bytes]:
+    """Records until the client leaves or control ends."""
+    batches = control.logs.follow(query)
+    closing = asyncio.create_task(control.closing.wait())
+    try:
+        while True:
+            batch = asyncio.ensure_future(anext(batches))
+            await asyncio.wait((batch, closing), return_when=asyncio.FIRST_COMPLETED)
+            if not batch.done():
+                batch.cancel()
+                return
+            yield _lines(batch.result())
+    finally:
+        closing.cancel()
+
+
+def _lines(records: list[LogRecord]) -> bytes:
+    return b"".join(_encode(shapes.LogLine(**msgspec.structs.asdict(record))) + b"\n" for record in records)
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "namespaces": list(token.namespaces),
+        "verbs": list(token.verbs),
+        "created_at": token.created_at,
+    }
+
+
+def _one_namespace(request: AnyRequest) -> str:
+    namespace = target_of(request, named=False).namespace
+    return checked_name(namespace, "namespace")
+
+
+ROUTES = Router(
+    "/api/v1",
+    route_handlers=[
+        *(status, doctor, logs, list_secrets, put_secret, drop_secret, list_namespaces, make_namespace, drop_namespace),
+        *(list_tokens, make_token, drop_token),
+    ],
+    tags=["platform"],
+)
