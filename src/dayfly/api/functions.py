@@ -46,7 +46,11 @@ async def list_functions(request: AnyRequest, namespace: NamespacesQuery = "") -
     request_max_body_size=None,
     media_type=NDJSON,
     operation_class=DeployOperation,
-    responses={200: ResponseSpec(Event, media_type=NDJSON, description="One event a line; the last is deployed or failed.")},
+    responses={
+        200: ResponseSpec(
+            Event, media_type=NDJSON, generate_examples=False, description="One event a line; the last is deployed or failed."
+        )
+    },
     opt={NAME_OPT: True},
     summary="Deploy a function",
 )

@@ -17,7 +17,7 @@ import structlog
 
 from dayfly.control import build, bundle
 from dayfly.control.catalog import Catalog, load_function, open_secrets
-from dayfly.control.events import Deployed, Event, Failed, Output, Stage
+from dayfly.control.events import Deployed, Event, Output, Stage, failed
 from dayfly.control.folders import CODE, LAYER, Folders, Key
 from dayfly.control.link import LinkServer
 from dayfly.control.node_client import NodeClient
@@ -98,7 +98,7 @@ class Deployer:
                 event: Event = await self._deploy(order, clock, held)
         except Refusal as refusal:
             log.info("deploy_failed", function=order.name, namespace=order.namespace, code=refusal.kind.code)
-            event = Failed(error=refusal.body()["error"])
+            event = failed(refusal)
         emit(event)
 
     async def _deploy(self, order: Order, clock: "_Clock", held: set[Key]) -> Deployed:

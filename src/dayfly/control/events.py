@@ -2,6 +2,8 @@
 
 import msgspec
 
+from dayfly.core.model.errors import Refusal
+
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="stage"):
     """A stage begins: unpack, build, prove, activate."""
@@ -31,7 +33,14 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failed"):
     """Nothing changed. `error` is what every error answer holds, with the user's traceback where there is one."""
 
-    error: object
+    error: dict[str, object]
+
+
+def failed(refusal: Refusal) -> Failed:
+    """The end of a deploy that was refused, in the words of every error answer."""
+    error = refusal.body()["error"]
+    assert isinstance(error, dict)
+    return Failed(error=error)
 
 
 Event = Stage | Output | Deployed | Failed

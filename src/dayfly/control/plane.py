@@ -15,7 +15,7 @@ from dayfly.control.access import Access, ensure_admin
 from dayfly.control.build import Builder
 from dayfly.control.catalog import Catalog, load_all
 from dayfly.control.deploy import Deployer, Order
-from dayfly.control.events import LAST, Event, Failed, Output
+from dayfly.control.events import LAST, Event, Output, failed
 from dayfly.control.folders import Folders
 from dayfly.control.functions import Functions
 from dayfly.control.link import LinkServer
@@ -126,10 +126,10 @@ class Control:
         try:
             await self.deployer.run(order, emit)
         except asyncio.CancelledError:
-            emit(Failed(error=Refusal("shutting_down", "Control is ending; deploy again.").body()["error"]))
+            emit(failed(Refusal("shutting_down", "Control is ending; deploy again.")))
             raise
         except Exception as error:
-            emit(Failed(error=defect("deploy_defect", error).body()["error"]))
+            emit(failed(defect("deploy_defect", error)))
         finally:
             await asyncio.shield(asyncio.to_thread(order.bundle.unlink, missing_ok=True))
 
