@@ -4,6 +4,8 @@ import asyncio
 import base64
 import json
 
+import uvloop
+
 from dayfly.core.model.function import Catalog
 from dayfly.runtime import frames
 from dayfly.testing.provider import Behaviour, Crash, FakeAnswer, TakenCall
@@ -11,7 +13,7 @@ from tests.gateway.rig import BEARER, dechunk, function, gateway, until
 
 
 def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
+    return uvloop.run(asyncio.wait_for(coroutine, 30))
 
 
 def test_an_event_call_reaches_the_function_and_comes_back_with_every_header():

@@ -4,13 +4,14 @@ import asyncio
 import json
 
 import pytest
+import uvloop
 
 from dayfly.testing.provider import Behaviour, FakeAnswer, TakenCall
 from tests.gateway.rig import Rig, function, gateway, parse, until
 
 
 def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
+    return uvloop.run(asyncio.wait_for(coroutine, 30))
 
 
 def status_of(raw: bytes) -> int:

@@ -5,6 +5,7 @@ are not the hot path. When control is away the answer is 503 control_unavailable
 """
 
 import asyncio
+from typing import cast
 
 import httptools
 
@@ -111,8 +112,7 @@ class Forward(asyncio.Protocol):
     # ---- from control (asyncio.Protocol) ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but ancestry
         if self._over:
             transport.abort()
             return

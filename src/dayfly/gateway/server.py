@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 import msgspec
@@ -193,8 +193,7 @@ class Connection(asyncio.Protocol):
     # ---- the socket ------------------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but ancestry
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         transport.set_write_buffer_limits(high=self.site.settings.write_buffer_bytes_max)

@@ -46,6 +46,11 @@ class FakeAnswer:
     streamed: bool = False  # the handler has sent its frames itself
 
 
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
 class Crash(Exception):
     """Raised by a fake handler: the instance dies now, as if by this signal."""
 
@@ -194,7 +199,7 @@ class FakeInstance:
             except BlockingIOError:
                 readable = loop.create_future()
                 fd = fcntl.fcntl(self._requests.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)  # many fakes share one description
-                loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
+                loop.add_reader(fd, _wake, readable)
                 try:
                     await readable
                 finally:

@@ -11,9 +11,9 @@ because nobody owns an offered call before running it.
 
 When to start another instance: a start is cheaper than a wait. With `demand` calls in the house and a mean run time, the newest call
 is expected to wait `demand × mean ÷ slots`. Once that is longer than a start takes, start as many as would bring it below, never more
-than there are calls, within the caps. A first burst, of whose run time nothing is known, gets one instance a call up to the cap.
+than there are calls, within the caps; when answers stop coming, one more. A first burst, of whose run time nothing is known, gets one instance a call up to the cap.
 
-When to let go: the highest demand within the last `keep_alive_seconds` (eight slots of a ring) is what the pool keeps.
+When to let go: the most instances that demand was worth within the last `keep_alive_seconds` (eight slots of a ring) is what the pool keeps.
 
 Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py and the seeded world hold it to that.
 """
@@ -42,6 +42,8 @@ from dayfly.core.model.call import (
 CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
 SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered call per slot
 START_SECONDS_GUESS = 0.005  # until the first start was seen
+STALL_SECONDS = 0.01  # no answer for this long, with calls behind, is a reason to start one more instance
+STALL_HOLD_SECONDS = 2.0
 KEEP_SLOTS = 8
 SMOOTHING = 0.2  # weight of the newest observation in moving means
 
@@ -125,6 +127,7 @@ class Pool:
         self._last_finish_at = 0.0
         self._peaks = [0] * KEEP_SLOTS
         self._peak_slot = -1
+        self._stalled_at = float("-inf")
         self._effects: list[Effect] = []
 
     # ---- what happened ---------------------------------------------------------------------------------------------------------
@@ -271,7 +274,7 @@ class Pool:
         if self.closed:
             return
         self._remember_demand(now)
-        if self.waiting:
+        if self.waiting or len(self.offered) > self._free_slots():
             self._blocked = False
             self._resize()
             self._offer_waiting()
@@ -366,30 +369,38 @@ class Pool:
         demand = len(self.waiting) + len(self.offered)
         if room <= 0 or demand <= (usable + coming) * limits.concurrency or self.closed:
             return
-        most = ceil(demand / limits.concurrency)
-        wanted = most
-        if usable > 0 and (mean := self._expected_seconds(now)) >= 0:
-            wanted = min(most, ceil(demand * mean / (max(self.start_seconds, 1e-4) * limits.concurrency)))
+        wanted = self._needed(demand)
+        if usable > 0 and self._stalled(now):
+            self._stalled_at = now
+            wanted = min(max(wanted, usable + coming + 1), ceil(demand / limits.concurrency))
         missing = wanted - usable - coming
         if missing > 0:
             self._ask(min(missing, room))
 
-    def _expected_seconds(self, now: float) -> float:
-        """Mean time of a call; while nothing finishes, at least the time since something did. Negative: nothing is known."""
-        if self.mean_seconds < 0:
-            return -1.0
-        mean = self.mean_seconds + CALL_OVERHEAD_SECONDS
-        if self.offered:
-            oldest = next(iter(self.offered.values()))
-            return max(mean, now - max(self._last_finish_at, oldest.submitted_at))
-        return mean
+    def _needed(self, demand: int) -> int:
+        """How many instances so many calls are worth: one each while nothing is known, else as many as keep the wait below a start."""
+        limits = self.limits
+        most = ceil(demand / limits.concurrency)
+        if self.mean_seconds < 0 or most <= 1:
+            return most
+        seconds = self.mean_seconds + CALL_OVERHEAD_SECONDS
+        return min(most, ceil(demand * seconds / (max(self.start_seconds, 1e-4) * limits.concurrency)))
+
+    def _stalled(self, now: float) -> bool:
+        """Nothing finished for longer than a start takes although more is offered than fits: a long call sits before short ones. One more
+        instance is the answer to that, not many: on a busy machine a pause is often only the scheduler's."""
+        if len(self.offered) <= self._free_slots() and not self.waiting:
+            return False
+        oldest = next(iter(self.offered.values()), None)
+        since = self._last_finish_at if oldest is None else max(self._last_finish_at, oldest.submitted_at)
+        return now - since > max(STALL_SECONDS, 2 * self.start_seconds)
 
     def _ask(self, count: int) -> None:
         self._start_asked += count
         self._effects.append(Start(count))
 
     def _remember_demand(self, now: float) -> None:
-        demand = ceil((len(self.waiting) + len(self.offered)) / self.limits.concurrency)
+        demand = self._needed(len(self.waiting) + len(self.offered))
         slot = int(now / max(self.limits.keep_alive_seconds / KEEP_SLOTS, 0.01))
         if slot != self._peak_slot:
             for passed in range(max(self._peak_slot + 1, slot - KEEP_SLOTS + 1), slot + 1):
@@ -403,6 +414,8 @@ class Pool:
         if self.draining:
             self._close_if_drained()
             return
+        if self.offered and now - self._stalled_at < STALL_HOLD_SECONDS:
+            return  # what a long call made us start is not let go while such calls come
         if self.limits.keep_alive_seconds <= 0:
             keep = ceil((len(self.waiting) + len(self.offered)) / self.limits.concurrency)
         else:
