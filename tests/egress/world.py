@@ -221,15 +221,19 @@ class Instance:
                 syscalls.unshare(syscalls.CLONE_NEWNS)
                 syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
                 syscalls.mount(resolv_conf, "/etc/resolv.conf", "", syscalls.MS_BIND)
-            os.setgroups([])
-            os.setresgid(61234, 61234, 61234)
-            os.setresuid(61234, 61234, 61234)
+            self.become_nobody()
             result = {"ok": work(*arguments)}
         except BaseException:
             result = {"error": traceback.format_exc()}
         with os.fdopen(writer, "w") as out:
             json.dump(result, out)
         os._exit(0)
+
+    def become_nobody(self) -> None:
+        """In the child: no user of the machine, no capabilities."""
+        os.setgroups([])
+        os.setresgid(61234, 61234, 61234)
+        os.setresuid(61234, 61234, 61234)
 
     def _finish(self, pid: int, reader: int) -> Any:
         deadline = time.monotonic() + DEADLINE_SECONDS

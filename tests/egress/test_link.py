@@ -1,0 +1,163 @@
+"""The broker's door: only the node may come in, and whatever comes is checked. And the small pieces, without root."""
+
+import os
+import socket
+import struct
+
+import pytest
+
+from dayfly.core.wire import egress as wire
+from dayfly.node.egress_dns import failure, is_query, name_servers
+from tests.egress.world import MACHINE, PUBLIC, Instance, Platform, attempt
+
+QUERY = struct.pack("!HHHHHH", 7, 0x0120, 1, 0, 0, 1) + b"\x07example\x04test\0\0\1\0\1" + b"\0\0\x29\x10\0\0\0\0\0\0\0"
+
+
+def _intrude(path: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        try:
+            door.connect(path)
+            door.settimeout(5)
+            return repr(door.recv(16))
+        except OSError as error:
+            return type(error).__name__
+
+
+@pytest.mark.root
+def test_another_user_cannot_reach_the_door(platform: Platform) -> None:
+    """The socket lies in a folder of the platform's user; where a uid other than the node's gets there, it is shown out."""
+    with platform.instance("none") as instance:
+        assert instance.run(_intrude, platform.socket_path) == "PermissionError"
+    folder = os.path.dirname(platform.socket_path)
+    os.chmod(folder, 0o711)
+    os.chmod(platform.socket_path, 0o666)
+    try:
+        with platform.instance("none") as instance:
+            assert instance.run(_intrude, platform.socket_path) in ("b''", "ConnectionResetError")
+    finally:
+        os.chmod(folder, 0o700)
+        os.chmod(platform.socket_path, 0o600)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("packet", "kinds"),
+    [
+        (b"x", ()),
+        (b"\xff" * 16, ()),
+        (bytes(64), ()),
+        (wire.request(wire.OPEN_STEERED, 1), ()),
+        (wire.request(wire.OPEN_STEERED, 1), ("listener",)),
+        (wire.request(wire.OPEN_STEERED, 1), ("listener", "listener")),
+        (wire.request(wire.OPEN_STEERED, 1), ("udp", "udp")),
+        (wire.request(wire.OPEN_STEERED, 1), ("listener", "udp", "udp")),
+        (wire.request(wire.OPEN_STEERED, 1), ("file", "file")),
+        (wire.request(wire.OPEN_PROXY, 1), ("tcp",)),
+        (wire.request(wire.OPEN_PROXY, 1), ("unix",)),
+        (wire.request(wire.CLOSE, 1), ("listener",)),
+    ],
+)
+def test_a_wrong_packet_ends_that_connection_and_leaks_nothing(platform: Platform, packet: bytes, kinds: tuple[str, ...]) -> None:
+    """Malformed packets and wrong descriptors: the connection is closed, descriptors too, and others are served on."""
+    before = platform.broker_descriptors()
+    made = [_open(kind) for kind in kinds]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as node:
+        node.settimeout(5)
+        node.connect(platform.socket_path)
+        socket.send_fds(node, [packet], made)
+        try:
+            assert node.recv(64) == b""
+        except ConnectionResetError:
+            pass
+    for descriptor in made:
+        os.close(descriptor)
+    with platform.instance() as instance:
+        assert MACHINE in instance.run(attempt, PUBLIC)
+    platform.deliver()
+    from tests.egress.world import wait_until
+
+    wait_until(lambda: platform.broker_descriptors() <= before + 4, "descriptors to be closed")  # + a namespace made ahead
+
+
+def _open(kind: str) -> int:
+    if kind == "file":
+        return os.open("/dev/null", os.O_RDONLY)
+    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+    one = socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+    if kind == "listener":
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+    return one.detach()
+
+
+@pytest.mark.root
+def test_closing_an_unknown_namespace_is_answered(platform: Platform) -> None:
+    """Every CLOSE has one report, so that the node never waits for one in vain."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as node:
+        node.settimeout(5)
+        node.connect(platform.socket_path)
+        node.send(wire.request(wire.CLOSE, 77))
+        assert wire.parsed_traffic(node.recv(64)) == (77, 0, 0, 0, 0)
+
+
+@pytest.mark.root
+def test_without_a_broker_instances_start_all_the_same(platform: Platform) -> None:
+    """take() never waits for the broker; a key that is unknown or was released already is ignored."""
+    platform.kill_broker()
+    descriptor = platform.take()
+    try:
+        assert platform.pool.key(descriptor) == os.fstat(descriptor).st_ino
+        waiting = Instance(descriptor).start(attempt, PUBLIC)
+        platform.start_broker()
+        platform.deliver()
+        assert MACHINE in waiting()
+        for _ in range(2):
+            platform.pool.release(platform.pool.key(descriptor))
+        platform.pool.release(12345)
+    finally:
+        os.close(descriptor)
+
+
+def test_packets_survive_the_way_and_rubbish_does_not() -> None:
+    """Requests and reports are read back as sent; other lengths and kinds raise ValueError."""
+    assert wire.parsed_request(wire.request(wire.CLOSE, 2**40)) == (wire.CLOSE, 2**40)
+    report = wire.Traffic(1, 2, 3, 4, 5)
+    assert wire.parsed_traffic(wire.traffic(report)) == report
+    for rubbish in (b"", b"x", bytes(16), bytes(17), bytes(40)[:39]):
+        with pytest.raises(ValueError):
+            wire.parsed_request(rubbish)
+    for rubbish in (b"", bytes(16), bytes(41)):
+        with pytest.raises(ValueError):
+            wire.parsed_traffic(rubbish)
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("", ["127.0.0.1"]),
+        ("search x\nnameserver 10.0.0.1\n# nameserver 10.0.0.2\nnameserver\t::1 # why\n", ["10.0.0.1", "::1"]),
+        ("nameserver fe80::1%eth0\n", ["fe80::1%eth0"]),
+        ("nameserver example.test\nnameserver 1.1.1.1 2.2.2.2", ["1.1.1.1"]),
+        ("nameserver 1.1.1.1\n" * 5, ["1.1.1.1"] * 3),
+    ],
+)
+def test_name_servers_are_read_as_the_resolver_library_does(text: str, servers: list[str]) -> None:
+    """At most three addresses, in order; names and comments are not addresses."""
+    assert name_servers(text) == servers
+
+
+def test_only_standard_queries_pass() -> None:
+    """A query has more than a header, QR zero and opcode zero."""
+    assert is_query(QUERY)
+    for bad in (b"", QUERY[:12], QUERY[:2] + b"\x80" + QUERY[3:], QUERY[:2] + b"\x08" + QUERY[3:], bytes(4097)):
+        assert not is_query(bad)
+
+
+def test_a_failure_repeats_the_question() -> None:
+    """SERVFAIL with the id, the question and nothing else; a question that cannot be read is left out."""
+    answer = failure(QUERY)
+    assert answer[:4] == QUERY[:2] + b"\x81\x82"
+    assert answer[4:12] == b"\0\1\0\0\0\0\0\0"
+    assert answer[12:] == QUERY[12:30]
+    for broken in (QUERY[:20], QUERY[:12] + b"\xff", QUERY[:4] + b"\0\2" + QUERY[6:]):
+        assert failure(broken)[4:] == bytes(8)
