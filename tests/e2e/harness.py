@@ -97,7 +97,11 @@ class Platform:
     def environment(self) -> dict[str, str]:
         """What a command line of this platform's user sees: no settings of whoever runs the test."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DAYFLY_") and name != "PYTHONPATH"}
-        home = {"HOME": str(self.folder), "DAYFLY_CONFIG_DIR": str(self.folder / "config"), "XDG_CACHE_HOME": str(self.folder / "cache")}
+        home = {
+            "HOME": str(self.folder),
+            "DAYFLY_CONFIG_DIR": str(self.folder / "config"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+        }
         return kept | home | ({"DAYFLY_URL": self.url} if self.url else {})
 
     def start(self) -> None:
@@ -113,7 +117,7 @@ class Platform:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
                 **self._identity(),
             )
         said = self._wait_ready()
@@ -222,7 +226,13 @@ class Platform:
     # HTTP
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, *, token: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        token: str | None = None,
     ) -> Answer:
         """One HTTP request on a connection of its own, with the admin token unless `token` says otherwise ('' sends none)."""
         bearer = self.token if token is None else token
@@ -254,7 +264,7 @@ class Platform:
         raise AssertionError(f"not within {seconds} s: {true}; last seen: {json.dumps(document)[:2000]}")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child, after it became its user (a change of user clears the mark): die in order when the parent dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,0 +1,89 @@
+"""The command behind scripts/bench: lists the benchmarks, or runs one, prints it, and with --save keeps it.
+
+`python -m bench [NAME] [--quick] [--json] [--save]`. Exit status 1 when a call failed: a figure with errors is none.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench import cold, deploy, footprint, machine, report, warm
+from bench.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A figure: what it says, its unit, its floor in words, and what takes it (`quick` → outcome)."""
+
+    name: str
+    about: str
+    unit: str
+    floor: str
+    measure: Callable[[bool], Outcome]
+
+
+BENCHMARKS = (
+    Benchmark(
+        "cold-trivial",
+        "first call ever of a trivial function, whole HTTP call, full isolation",
+        "ms",
+        "p50 ≤ 6 ms, p99 ≤ 25 ms",
+        cold.trivial,
+    ),
+    Benchmark("warm-direct", "direct invoke, 100 B of JSON, 64 connections", "calls/s", "≥ 25,000/s, 0 errors", warm.direct),
+    Benchmark(
+        "warm-event", "whole HTTP event in, proxy answer out, 64 connections", "calls/s", "≥ 15,000/s, 0 errors", warm.event
+    ),
+    Benchmark(
+        "instance-memory", "own memory (USS) of an idle trivial instance, 200 alive", "MB", "≤ 2 MB", footprint.instance_memory
+    ),
+    Benchmark("deploy", "`dayfly deploy` of a changed file to its first answer", "ms", "< 1000 ms", deploy.changed_file),
+    Benchmark(
+        "idle-platform",
+        "memory (PSS) of all platform processes, nobody calling",
+        "MB",
+        "≤ 200 MB, ≤ 1 % of a core",
+        footprint.idle_platform,
+    ),
+)
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Takes one of Dayfly's figures, beside its baselines.")
+    parser.add_argument("name", nargs="?", choices=[one.name for one in BENCHMARKS])
+    parser.add_argument("--quick", action="store_true", help="within 40 seconds; figures are rougher")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--save", action="store_true", help="keep machine, method and every run in bench/results/")
+    options = parser.parse_args()
+    if options.name is None:
+        for one in BENCHMARKS:
+            print(f"{one.name:16} {one.about}; floor: {one.floor}")
+        return 0
+    benchmark = next(one for one in BENCHMARKS if one.name == options.name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `with` blocks, so that nothing stays behind
+    before = machine.Busy.now()
+    outcome = benchmark.measure(options.quick)
+    document = outcome.document(benchmark.name, benchmark.unit)
+    full = (
+        document
+        | outcome.more
+        | {
+            "floor": benchmark.floor,
+            "quick": options.quick,
+            "method": outcome.method,
+            "machine": machine.facts() | before.until(machine.Busy.now()),
+            "values": {one.name: [round(run.value, 3) for run in one.runs] for one in outcome.series},
+        }
+    )
+    print(json.dumps(document | outcome.more) if options.json else report.text(full))
+    if options.save:
+        report.save(full)
+    return 1 if document["errors"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

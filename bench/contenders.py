@@ -1,0 +1,241 @@
+"""Who is measured: Dayfly, and the baselines in the same run. Each can be started, called, weighed and ended.
+
+Baselines run in an environment of their own (DAYFLY_BENCH_BASELINES: its Python) and the Lambda emulator is the binary from the
+aws-sam-cli wheel (DAYFLY_BENCH_EMULATOR); scripts/bench provides both. One that is not there is left out, and the report says so.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.load import Client, Reply, Request
+from bench.processes import cpu_seconds
+from tests.e2e.harness import Platform, descendants, end_with_parent
+
+SUBJECTS = Path(__file__).parent / "subjects"
+START_SECONDS_MAX = 20.0
+EVENT = {"name": "Ada", "visits": 41, "note": "a direct event of one hundred bytes, as small callers send it"}
+EVENT_PATH = "/greet/ada?name=Ada&lang=en"
+
+
+class Baseline:
+    """A server in processes of its own. Subclasses say how it is started and how it is called."""
+
+    name = ""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind  # "direct": a JSON event; "proxy": a whole HTTP request
+        self.process: subprocess.Popen[bytes] | None = None
+        self.address = ("127.0.0.1", 0)
+
+    def command(self, port: int) -> list[str]:
+        """argv of the server."""
+        raise NotImplementedError
+
+    def request(self) -> Request:
+        """The call that is measured."""
+        if self.kind == "direct":
+            return Request("POST", "/", {"Content-Type": "application/json"}, json.dumps(EVENT).encode())
+        return Request("GET", EVENT_PATH, {"User-Agent": "bench"})
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def start(self) -> float:
+        """Start it and make one call. Returns the milliseconds from the start to the answer. Raises RuntimeError."""
+        port = free_port()
+        self.address = ("127.0.0.1", port)
+        begun = time.perf_counter()
+        self.process = subprocess.Popen(
+            self.command(port),
+            cwd=SUBJECTS,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        client = self._connect(begun + START_SECONDS_MAX)
+        reply = client.call(self.request().raw("127.0.0.1"))
+        client.close()
+        if reply.status != 200 or b"Hello, Ada!" not in reply.body:
+            raise RuntimeError(f"{self.name} answers {reply.status} {reply.body[:300]!r}")
+        return (time.perf_counter() - begun) * 1000
+
+    def _connect(self, deadline: float) -> Client:
+        while time.perf_counter() < deadline and self.process is not None and self.process.poll() is None:
+            try:
+                return Client(self.address)
+            except ConnectionRefusedError:
+                time.sleep(0.0005)  # a server that is not listening yet tells nobody when it does
+        raise RuntimeError(f"{self.name} does not start: {self.command(self.address[1])}")
+
+    def roots(self) -> list[int]:
+        """Pids whose trees are all that it runs."""
+        return [self.process.pid] if self.process is not None else []
+
+    def stop(self) -> None:
+        """End all of it; safe to call again."""
+        if self.process is None:
+            return
+        tree = list(descendants(self.process.pid))
+        for pid in reversed(tree):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+        self.process = None
+
+
+class Bare(Baseline):
+    """The handler behind its own socket: the limit."""
+
+    name = "bare handler"
+
+    def command(self, port: int) -> list[str]:
+        mode, subject = ("direct", "direct.py") if self.kind == "direct" else ("event", "proxy.py")
+        return [baselines_python(), "bare.py", subject, mode, str(port)]
+
+
+class FunctionsFramework(Baseline):
+    """Google's framework under gunicorn, as its documentation deploys it: one worker per core, threads."""
+
+    name = "functions-framework"
+
+    def command(self, port: int) -> list[str]:
+        cores = len(os.sched_getaffinity(0))
+        app = f"functions_framework:create_app('{self.kind}', 'gcf.py')"
+        return [
+            baselines_python(),
+            "-m",
+            "gunicorn",
+            "-b",
+            f"127.0.0.1:{port}",
+            "-w",
+            str(cores),
+            "--threads",
+            "8",
+            "--keep-alive",
+            "75",
+            app,
+        ]
+
+
+class Emulator(Baseline):
+    """AWS's Lambda runtime interface emulator with AWS's own Python client. It runs one call at a time."""
+
+    name = "lambda emulator"
+
+    def command(self, port: int) -> list[str]:
+        module = "direct" if self.kind == "direct" else "proxy"
+        listen = [
+            "--runtime-interface-emulator-address",
+            f"127.0.0.1:{port}",
+            "--runtime-api-address",
+            f"127.0.0.1:{free_port()}",
+        ]
+        return [emulator(), *listen, "--log-level", "error", baselines_python(), "-m", "awslambdaric", f"{module}.handler"]
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ) | {
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": "30",
+            "AWS_LAMBDA_FUNCTION_NAME": "subject",
+            "LAMBDA_TASK_ROOT": str(SUBJECTS),
+        }
+
+    def request(self) -> Request:
+        path = "/2015-03-31/functions/function/invocations"
+        event: dict[str, Any] = EVENT if self.kind == "direct" else proxy_event()
+        return Request("POST", path, {"Content-Type": "application/json"}, json.dumps(event).encode())
+
+
+class Dayfly:
+    """A function on a platform, called over its public port with a token, as any caller would."""
+
+    name = "dayfly"
+
+    def __init__(self, platform: Platform, function: str, kind: str) -> None:
+        self.platform = platform
+        self.function = function
+        self.kind = kind
+        self.address = platform.address
+
+    def request(self) -> Request:
+        bearer = {"Authorization": f"Bearer {self.platform.token}"}
+        if self.kind == "direct":
+            path = f"/api/v1/functions/{self.function}/invoke"
+            return Request("POST", path, bearer | {"Content-Type": "application/json"}, json.dumps(EVENT).encode())
+        return Request("GET", f"/function/{self.function}{EVENT_PATH}", bearer | {"User-Agent": "bench"})
+
+    def roots(self) -> list[int]:
+        return [self.platform.pid]
+
+    def check(self) -> Reply:
+        """One call, and that its answer is the handler's."""
+        client = Client(self.address)
+        try:
+            reply = client.call(self.request().raw("127.0.0.1"))
+        finally:
+            client.close()
+        if reply.status != 200 or b"Hello, Ada!" not in reply.body:
+            raise RuntimeError(f"dayfly answers {reply.status} {reply.body[:500]!r}\n{self.platform.log_text()[-2000:]}")
+        return reply
+
+
+def baselines(kind: str) -> list[Baseline]:
+    """Those that can be run here."""
+    found: list[Baseline] = []
+    if baselines_python():
+        found += [Bare(kind), FunctionsFramework(kind)]
+        if emulator():
+            found.append(Emulator(kind))
+    return found
+
+
+def proxy_event() -> dict[str, Any]:
+    """What a gateway in front of Lambda would have made of the HTTP request."""
+    http = {"method": "GET", "path": "/greet/ada", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "bench"}
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": "/greet/ada",
+        "rawQueryString": "name=Ada&lang=en",
+        "headers": {"user-agent": "bench", "host": "127.0.0.1"},
+        "queryStringParameters": {"name": "Ada", "lang": "en"},
+        "requestContext": {"http": http, "requestId": "0", "stage": "$default"},
+        "isBase64Encoded": False,
+    }
+
+
+def baselines_python() -> str:
+    return os.environ.get("DAYFLY_BENCH_BASELINES", "")
+
+
+def emulator() -> str:
+    return os.environ.get("DAYFLY_BENCH_EMULATOR", "")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def cpu_us_per_call(roots: list[int], before: float, calls: int) -> float:
+    """CPU time since `before` (from `cpu_seconds`) per call, in microseconds."""
+    return (cpu_seconds(roots) - before) * 1e6 / max(1, calls)
+
+
+def function_files(folder: Path, count: int, source: str) -> Iterator[Path]:
+    """`count` one-file functions, each different by a line, so that no two share their code."""
+    for number in range(count):
+        path = folder / f"f{number:04d}.py"
+        path.write_text(f"{source}\nNUMBER = {number}\n")
+        yield path

@@ -1,0 +1,42 @@
+"""What processes cost, from /proc: CPU time and memory of a tree. Used by every benchmark; changes nothing."""
+
+import os
+from pathlib import Path
+
+from tests.e2e.harness import descendants
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(roots: list[int]) -> float:
+    """CPU time of all processes below `roots`, with that of their children which ended and were waited for.
+
+    A child's time moves to its parent when it is reaped, so differences of this sum stay right while instances come and go."""
+    ticks = 0
+    for pid in {pid for root in roots for pid in descendants(root)}:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(int(value) for value in fields[11:15])  # utime, stime, cutime, cstime
+    return ticks / TICKS_PER_SECOND
+
+
+def memory_bytes(pid: int, *names: str) -> int:
+    """Sum of fields of smaps_rollup, such as 'Pss' or 'Private_Dirty'; 0 when the process is gone. Raises PermissionError."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    wanted = tuple(f"{name}:" for name in names)
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
+
+
+def uss_bytes(pid: int) -> int:
+    """Memory that would be free if this process ended: its own pages, shared with nobody."""
+    return memory_bytes(pid, "Private_Clean", "Private_Dirty")
+
+
+def pss_bytes(pid: int) -> int:
+    """Its own pages and its part of the shared ones: adds up over processes."""
+    return memory_bytes(pid, "Pss")
