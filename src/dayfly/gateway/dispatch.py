@@ -17,11 +17,11 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.names import CALL_ID, DEFAULT_NAMESPACE, LIVE, checked_name, split_qualified
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.catalog import CatalogMirror
+from dayfly.gateway.exchange import Request, Sink
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
-from dayfly.gateway.server import Request, Sink
 
 REMEMBERED_TARGETS_MAX = 4096
 CLIENT_CONTEXT_BYTES_MAX = 3583

@@ -6,7 +6,6 @@ pool wants. Never decides, never awaits. Called by gateway/dispatch.py and gatew
 """
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,15 +14,18 @@ from typing import Any
 import msgspec
 import structlog
 
-from dayfly.core.decide.pool import Answer, Clear, Close, Kill, Offer, Pool, PoolLimits, Retire, Start
+from dayfly.core.decide.pool import Answer, Clear, Close, Kill, Offer, Retire, Start
 from dayfly.core.model.call import Call
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.core.ports import Provider
-from dayfly.core.wire.node import Accepted, Exited, pack_secrets
-from dayfly.core.wire.node import Start as StartMessage
-from dayfly.gateway.channel import Channel, VersionSocket, sealed_memfd
-from dayfly.gateway.ledger import FunctionLedger, Ledger, log_record
+from dayfly.core.wire.node import Accepted, Exited
+from dayfly.gateway.channel import Channel
+from dayfly.gateway.deaths import death_text, error_of, init_error, init_timed_out, start_death
+from dayfly.gateway.entry import Entry, Provers, secrets_of
+from dayfly.gateway.ledger import FunctionLedger, Ledger
+from dayfly.gateway.outputs import Outputs
+from dayfly.gateway.spawn import spawn
 from dayfly.runtime import frames
 
 log = structlog.get_logger()
@@ -33,53 +35,6 @@ LOST_CHECK_SECONDS = 0.05  # after this, an offered call that nobody holds was n
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
 CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
 
-Provers = Callable[[Channel | None, dict[str, Any]], None]
-
-
-class Entry:
-    """One version on this gateway."""
-
-    __slots__ = (
-        "boot", "channels", "closed_at", "function", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
-        "socket", "timeout_seconds", "version",
-    )  # fmt: skip
-
-    def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
-        config = version.config
-        self.function = function
-        self.version = version
-        self.ledger = ledger
-        self.memory_mb = config.memory_mb
-        self.timeout_seconds = config.timeout_seconds
-        self.pool = Pool(
-            PoolLimits(
-                concurrency=config.concurrency,
-                min_instances=config.min_instances,
-                max_instances=config.max_instances,
-                queue_max=config.queue_max,
-                keep_alive_seconds=config.keep_alive_seconds,
-                starts_max=settings.starts_per_version_max,
-                prefetch_max=settings.prefetch_max,
-            )
-        )
-        self.socket = VersionSocket()
-        self.channels: dict[str, Channel] = {}
-        self.provers: list[Provers] = []
-        self.proving_until = 0.0
-        self.closed_at = 0.0
-        self.secrets = {name: function.secrets[name] for name in config.secrets if name in function.secrets}
-        self.boot = {
-            "namespace": version.namespace,
-            "function": version.function,
-            "version": version.number,
-            "handler": config.handler,
-            "memory_mb": config.memory_mb,
-            "timeout_seconds": config.timeout_seconds,
-            "concurrency": config.concurrency,
-            "env": config.env,
-            "secrets": sorted(self.secrets),
-        }
-
 
 class Fleet:
     """Every version's pool, and the machine-wide caps on starts and instances."""
@@ -88,6 +43,7 @@ class Fleet:
         self._settings = settings
         self._provider = provider
         self._ledger = ledger
+        self._outputs = Outputs(ledger, settings.log_lines_per_call_max)
         self._prefix = name
         self._loop = asyncio.get_running_loop()
         self._entries: dict[tuple[str, str, int], Entry] = {}
@@ -95,7 +51,6 @@ class Fleet:
         self._channels: dict[str, Channel] = {}
         self._pending: deque[Entry] = deque()  # starts waiting for a machine-wide slot, one item each
         self._starting = 0
-        self._instance_count = 0
         self._seq = 0
         self.stopping = False
         provider.on_accepted = self._on_accepted
@@ -118,7 +73,7 @@ class Fleet:
         found = self._entries.get(version.key)
         if found is not None and found.function is function:
             return found
-        if found is not None and (found.version == version and found.secrets == _secrets_of(function, version)):
+        if found is not None and (found.version == version and found.secrets == secrets_of(function, version)):
             found.function = function
             return found
         if found is not None:
@@ -219,7 +174,7 @@ class Fleet:
         for channel in list(self._channels.values()):
             if not channel.ready_at and channel.wanted and now - channel.started_at > limit:
                 channel.wanted = False
-                self._failed(channel, _timed_out(limit), "init_failed")
+                self._failed(channel, init_timed_out(limit), "init_failed")
                 self._provider.kill(channel.id)
 
     def _bury(self, now: float) -> None:
@@ -271,7 +226,7 @@ class Fleet:
         entry.closed_at = time.monotonic()
         entry.socket.finish()
         for prover in entry.provers:
-            prover(None, _error("Sandbox.Failure", "The version was removed while it was being proved."))
+            prover(None, error_of("Sandbox.Failure", "The version was removed while it was being proved."))
         entry.provers.clear()
 
     # ---- starts ----------------------------------------------------------------------------------------------------------------
@@ -281,7 +236,7 @@ class Fleet:
         while self._pending and self._starting < settings.starts_in_flight_max:
             if not self._provider.connected:
                 return  # the node is coming back; calls wait until their deadline
-            if self._instance_count >= settings.instances_max:
+            if len(self._channels) >= settings.instances_max:
                 if not self._make_room():
                     self._refuse_pending("overloaded")
                 return
@@ -308,46 +263,14 @@ class Fleet:
             self._carry_out(entry)
 
     def _start_one(self, entry: Entry) -> None:
-        version, config = entry.version, entry.version.config
         self._seq += 1
         now = time.monotonic()
         channel = Channel(f"{self._prefix}-{self._seq:x}", self, entry, now)
-        channel.head = f"x-dayfly-version: {version.number}\r\nx-dayfly-instance: {channel.id}\r\n".encode()
-        boot = msgspec.json.encode({**entry.boot, "instance": channel.id})
-        theirs, page, output = channel.open(boot)
-        descriptors = [entry.socket.receiver.fileno(), theirs.fileno(), page, output]
-        secrets = -1
-        if entry.secrets:
-            secrets = sealed_memfd("dayfly-secrets", [pack_secrets(entry.secrets)])
-            descriptors.append(secrets)
-        try:
-            accepted = self._provider.start(
-                StartMessage(
-                    instance=channel.id,
-                    tenant=version.namespace,
-                    runtime=config.runtime,
-                    code=version.code_digest,
-                    layer=version.layer_digest,
-                    memory_mb=config.memory_mb,
-                    tmp_mb=config.tmp_mb,
-                    egress=config.egress,
-                    has_secrets=bool(entry.secrets),
-                ),
-                descriptors,
-            )
-        finally:
-            theirs.close()
-            os.close(page)
-            os.close(output)
-            if secrets >= 0:
-                os.close(secrets)
-        if not accepted:
-            channel.close()
+        if not spawn(self._provider, entry, channel):
             entry.pool.failed(None, now, "start_failed")
             self._carry_out(entry)
             return
         self._starting += 1
-        self._instance_count += 1
         self._channels[channel.id] = channel
         entry.channels[channel.id] = channel
         entry.ledger.numbers.instances_started += 1
@@ -365,7 +288,7 @@ class Fleet:
                 call.reply.result(channel, flags, status, exec_us, meta, body)
             self._carry_out(entry)
         elif kind == frames.LOG:
-            self._on_log(entry, channel, flags, status, seq, body)
+            self._outputs.frame(entry, channel, flags, status, seq, body)
         elif kind in (frames.HEAD, frames.CHUNK):
             call = entry.pool.offered.get(seq)
             if call is not None:
@@ -380,7 +303,7 @@ class Fleet:
             self._on_ready(entry, channel, meta)
         elif kind == frames.FAILED and not channel.ready_at and channel.wanted:
             channel.wanted = False
-            self._failed(channel, _init_error(meta), "init_failed")
+            self._failed(channel, init_error(meta), "init_failed")
         elif kind == frames.RETIRED:
             channel.wanted = False
         else:
@@ -404,34 +327,8 @@ class Fleet:
         self._carry_out(entry)
         self._start_pending()
 
-    def _on_log(self, entry: Entry, channel: Channel, flags: int, level: int, seq: int, body: bytes) -> None:
-        call = entry.pool.offered.get(seq) if seq else None
-        call_id = ""
-        if call is not None:
-            call_id = call.reply.call_id.decode()
-            call.reply.printed(body)
-            if call.reply.log_lines >= self._settings.log_lines_per_call_max:
-                entry.ledger.log_dropped += 1
-                return
-        elif not channel.ready_at:
-            channel.tail = (channel.tail + body)[-2048:]
-        stream = ("stdout", "stderr", "logging")[flags] if flags < 3 else "stdout"
-        text = body.decode("utf-8", "replace")
-        record = log_record(entry.version, channel.id, call_id, stream, min(level, 50), text, time.time())
-        self._ledger.logged(entry.ledger, record, time.monotonic())
-
     def on_output(self, channel: Channel, data: bytes) -> None:
-        """Output that did not come through Python's streams: C code, child processes, crash reports."""
-        entry: Entry = channel.entry  # type: ignore[assignment]
-        call_id = ""
-        if entry.pool.limits.concurrency == 1:
-            call = next((entry.pool.offered[seq] for seq in channel.running(1) if seq in entry.pool.offered), None)
-            if call is not None:
-                call_id = call.reply.call_id.decode()
-                call.reply.printed(data)
-        text = data.decode("utf-8", "replace")
-        record = log_record(entry.version, channel.id, call_id, "stdout", 20, text, time.time())
-        self._ledger.logged(entry.ledger, record, time.monotonic())
+        self._outputs.raw(channel.entry, channel, data)  # type: ignore[arg-type]
 
     def on_end(self, channel: Channel, reason: str) -> None:
         """The instance closed its socket ("lost") or sent nonsense ("garbage"). Why it ended comes from the node; wait for it a moment."""
@@ -472,16 +369,15 @@ class Fleet:
         taken = channel.running(entry.pool.limits.concurrency)
         channel.close()
         del entry.channels[channel.id]
-        self._instance_count -= 1
         now = time.monotonic()
         if not channel.ready_at:
             if channel.id in entry.pool.instances:
-                self._settle_start(channel, entry, *_death(channel))
+                self._settle_start(channel, entry, *start_death(channel))
         elif channel.wanted or taken:
             entry.ledger.numbers.instances_lost += 1
             for seq in taken:
                 if (call := entry.pool.offered.get(seq)) is not None:
-                    call.reply.died(_death_text(channel))
+                    call.reply.died(death_text(channel))
             entry.pool.lost(channel.id, taken, now)
             self._loop.call_later(LOST_CHECK_SECONDS, self._return_unbegun, entry, frozenset(entry.pool.offered), 2)
         else:
@@ -518,9 +414,7 @@ class Fleet:
             prover(channel, error)
         for call in entry.pool.waiting:
             call.reply.start_failed(error)
-        text = f"{error.get('errorType')}: {error.get('errorMessage')}\n" + "".join(_stack(error))
-        record = log_record(entry.version, channel.id, "", "platform", 40, text, time.time())
-        self._ledger.logged(entry.ledger, record, time.monotonic())
+        self._outputs.start_failed(entry, channel, error)
         entry.pool.failed(channel.id, time.monotonic(), code)
 
     # ---- shutdown and sight ----------------------------------------------------------------------------------------------------
@@ -553,63 +447,4 @@ class Fleet:
                 entry.socket.finish()
 
     def __repr__(self) -> str:
-        return f"<Fleet versions={len(self._entries)} instances={self._instance_count} starting={self._starting}>"
-
-
-def _secrets_of(function: Function, version: Version) -> dict[str, bytes]:
-    return {name: function.secrets[name] for name in version.config.secrets if name in function.secrets}
-
-
-def _error(kind: str, message: str) -> dict[str, Any]:
-    return {"errorType": kind, "errorMessage": message, "stackTrace": []}
-
-
-def _timed_out(seconds: float) -> dict[str, Any]:
-    return _error("Sandbox.Timedout", f"Initialisation did not end within {seconds:g} seconds (init_timeout_seconds).")
-
-
-def _init_error(meta: bytes) -> dict[str, Any]:
-    try:
-        error = msgspec.json.decode(meta, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return _error("Runtime.ExitError", "The instance failed and could not say why.")
-    return {
-        "errorType": str(error.get("errorType", "Runtime.Unknown"))[:200],
-        "errorMessage": str(error.get("errorMessage", ""))[:8000],
-        "stackTrace": _stack(error),
-    }
-
-
-def _stack(error: dict[str, Any]) -> list[str]:
-    frames_ = error.get("stackTrace")
-    return [str(line)[:2000] for line in frames_[:100]] if isinstance(frames_, list) else []
-
-
-def _death(channel: Channel) -> tuple[dict[str, Any], str]:
-    """Why a start came to nothing: (error as callers see it, code)."""
-    exit_ = channel.exit
-    if isinstance(exit_, Exited) and exit_.reason == "refused":
-        return _error("Sandbox.Failure", exit_.detail or "The node refused the start."), "start_failed"
-    if exit_ is None:
-        return _error("Sandbox.Failure", "The node was lost while the instance started."), "start_failed"
-    output = channel.tail.decode("utf-8", "replace").strip()
-    return _error("Runtime.ExitError", _death_text(channel) + (f"\n{output}" if output else "")), "init_failed"
-
-
-def _death_text(channel: Channel) -> str:
-    """Lambda's words for how a runtime ended."""
-    exit_ = channel.exit
-    if not isinstance(exit_, Exited):
-        return "Runtime exited"
-    if exit_.reason == "oom":
-        return "Runtime exited with error: memory limit exceeded (signal: killed)"
-    if exit_.reason == "signal":
-        return f"Runtime exited with error: signal: {_signal_name(exit_.code)}"
-    if exit_.code == 0:
-        return "Runtime exited without providing a reason"
-    return f"Runtime exited with error: exit status {exit_.code}"
-
-
-def _signal_name(number: int) -> str:
-    names = {9: "killed", 11: "segmentation fault", 6: "aborted", 15: "terminated", 7: "bus error", 8: "floating point exception"}
-    return names.get(number, str(number))
+        return f"<Fleet versions={len(self._entries)} instances={len(self._channels)} starting={self._starting}>"

@@ -11,7 +11,7 @@ import httptools
 
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
-from dayfly.gateway.server import Request, refusal_answer
+from dayfly.gateway.exchange import Request, refusal_answer
 
 _HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"))
 HIGH_WATER_BYTES = 256 * 1024

@@ -19,11 +19,12 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
+from dayfly.gateway.exchange import Request, Sink
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.link import Link
-from dayfly.gateway.server import Request, Sink, Site
+from dayfly.gateway.server import Site
 from dayfly.provider.local import LocalProvider
 
 log = structlog.get_logger()

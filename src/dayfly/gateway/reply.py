@@ -17,12 +17,12 @@ from dayfly.core.model.call import Call
 from dayfly.core.model.errors import BY_CODE, Refusal
 from dayfly.core.model.records import UsageRecord
 from dayfly.gateway.channel import Channel
-from dayfly.gateway.server import Request, refusal_answer
+from dayfly.gateway.exchange import Request, refusal_answer
 from dayfly.runtime import frames
 
 if TYPE_CHECKING:
     from dayfly.gateway.dispatch import Dispatch
-    from dayfly.gateway.fleet import Entry
+    from dayfly.gateway.entry import Entry
 
 LOG_TAIL_BYTES = 4096
 REMEMBERED_BLOCKS_MAX = 1024
@@ -35,6 +35,8 @@ _OURS = re.compile(
     rb"(?im)^(?:connection|content-length|transfer-encoding|keep-alive|upgrade|te|trailer|proxy-connection|date|x-call-id|"
     rb"x-dayfly-[a-z]+|server-timing):[^\r\n]*\r\n"
 )
+_WARM = b"x-dayfly-start: warm\r\nserver-timing: queue;dur=%.3f, exec;dur=%.3f\r\n"
+_COLD = b"x-dayfly-start: cold\r\nserver-timing: queue;dur=%.3f, start;dur=%.3f, init;dur=%.3f, exec;dur=%.3f\r\n"
 _good_blocks: dict[bytes, bytes] = {}
 
 
@@ -58,7 +60,7 @@ class Reply:
 
     __slots__ = (
         "body_size", "call", "call_id", "channel", "cold", "detail", "dispatch", "entry", "head_sent", "log_lines", "meta",
-        "over", "parts", "paused", "request", "sent_bytes", "tail", "wants_tail",
+        "over", "parts", "paused", "queue_us", "request", "sent_bytes", "tail", "wants_tail",
     )  # fmt: skip
     kind = 0
 
@@ -76,6 +78,7 @@ class Reply:
         self.over = False
         self.paused = False
         self.cold = False
+        self.queue_us = 0
         self.detail = ""
         self.log_lines = 0
         self.wants_tail = False
@@ -221,38 +224,38 @@ class Reply:
                 self.writable(False)
 
     def _lines(self, channel: Channel, exec_us: int) -> bytes:
-        """The headers every answer carries: call id, version, cold or warm, timing."""
-        assert self.call is not None
-        queue_us, cold = self._phases(channel, exec_us)
-        if cold:
-            return b"x-call-id: %b\r\n%bx-dayfly-start: cold\r\nserver-timing: queue;dur=%.3f, start;dur=%.3f, init;dur=%.3f, exec;dur=%.3f\r\n" % (
-                self.call_id, channel.head, queue_us * 1e-3, channel.start_us * 1e-3, channel.init_us * 1e-3, exec_us * 1e-3,
-            )  # fmt: skip
-        return b"x-call-id: %b\r\n%bx-dayfly-start: warm\r\nserver-timing: queue;dur=%.3f, exec;dur=%.3f\r\n" % (
-            self.call_id, channel.head, queue_us * 1e-3, exec_us * 1e-3,
-        )  # fmt: skip
+        """The headers every answer carries: call id, version, cold or warm, timing. Settles this call's phases."""
+        self._settle(channel, exec_us)
+        if self.cold:
+            timing = (self.queue_us * 1e-3, channel.start_us * 1e-3, channel.init_us * 1e-3, exec_us * 1e-3)
+            return b"x-call-id: %b\r\n%b%b" % (self.call_id, channel.head, _COLD % timing)
+        return b"x-call-id: %b\r\n%b%b" % (self.call_id, channel.head, _WARM % (self.queue_us * 1e-3, exec_us * 1e-3))
 
-    def _phases(self, channel: Channel, exec_us: int) -> tuple[int, bool]:
-        """(queue µs, cold). Queue is everything that was not start, init or the handler, transport included."""
+    def _settle(self, channel: Channel, exec_us: int) -> None:
+        """Phases: queue is everything that was not start, init or the handler, transport included. Cold: it waited for a start."""
         assert self.call is not None
         total = int((time.monotonic() - self.call.submitted_at) * 1e6)
-        cold = channel.ready_at > self.call.submitted_at
-        if cold:
+        self.cold = channel.ready_at > self.call.submitted_at
+        if self.cold:
             total -= channel.start_us + channel.init_us
-        return max(0, total - exec_us), cold
+        self.queue_us = max(0, total - exec_us)
 
     def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> None:
         assert self.call is not None
-        queue_us, cold = (0, False) if channel is None else self._phases(channel, exec_us)
+        start_us = init_us = 0
+        instance = ""
         if channel is None:
             exec_us = int((time.monotonic() - self.call.submitted_at) * 1e6) if outcome in _RAN else 0
+        else:
+            instance = channel.id
+            if self.cold:
+                start_us, init_us = channel.start_us, channel.init_us
         version = self.entry.version
         self.dispatch.ledger.answered(
             self.entry.ledger,
             UsageRecord(
-                self.call_id.decode(), version.namespace, version.function, version.number, time.time(), outcome, cold, queue_us,
-                channel.start_us if channel is not None and cold else 0, channel.init_us if channel is not None and cold else 0,
-                exec_us, self.entry.memory_mb, channel.id if channel is not None else "", self.body_size, bytes_out,
+                self.call_id.decode(), version.namespace, version.function, version.number, time.time(), outcome, self.cold,
+                self.queue_us, start_us, init_us, exec_us, self.entry.memory_mb, instance, self.body_size, bytes_out,
             ),
         )  # fmt: skip
         self._release_body()

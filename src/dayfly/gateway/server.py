@@ -8,41 +8,21 @@ complete (so that a refusal needs no body) and again when its body is. Nothing h
 import asyncio
 import time
 from collections import deque
-from http import HTTPStatus
 from typing import Protocol, cast
 
 import httptools
-import msgspec
 
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
+from dayfly.gateway.exchange import Request, Sink, bare_answer, refusal_answer
 
 PIPELINE_MAX = 16
 LINGER_SECONDS = 2.0  # after a refusal, how long the rest of a body is still read away so that the client sees the answer
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-def status_line(status: int) -> bytes:
-    return STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()
-
-
-class Sink(Protocol):
-    """What takes a request's body: bodies are kept (calls) or passed on as they come (control)."""
-
-    def body(self, chunk: bytes) -> None: ...
-
-    def complete(self) -> None: ...
-
-    def left(self) -> None:
-        """The client went away, or the request was refused half way."""
-
-    def writable(self, yes: bool) -> None:
-        """The client's socket is full (False) or takes bytes again (True)."""
 
 
 class Dispatcher(Protocol):
-    def open(self, request: "Request") -> Sink:
+    def open(self, request: Request) -> Sink:
         """Headers are complete. Raises Refusal when the request can be refused without its body."""
         ...
 
@@ -78,95 +58,6 @@ class Site:
             connection.close_when_idle()
 
 
-class Request:
-    """One exchange. Headers are (lower-case name, value) in order; `target` is the raw request target."""
-
-    __slots__ = (
-        "answered", "chunked", "close", "complete", "connection", "expects", "headers", "held", "is_head", "length", "method",
-        "received", "received_at", "refusal", "sink", "target", "version",
-    )  # fmt: skip
-
-    def __init__(self, connection: "Connection") -> None:
-        self.connection = connection
-        self.method = b""
-        self.target = b""
-        self.version = "1.1"
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.length = -1
-        self.received = 0
-        self.held: list[bytes] = []  # body that came while an earlier request was in work
-        self.expects = False
-        self.close = False
-        self.complete = False
-        self.answered = False
-        self.chunked = False
-        self.is_head = False
-        self.sink: Sink | None = None
-        self.refusal: Refusal | None = None
-        self.received_at = time.monotonic()
-
-    def header(self, name: bytes) -> bytes:
-        """The first value of a header, or b""."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
-
-    # ---- answering, called by dispatch and forward -----------------------------------------------------------------------------
-
-    def respond(self, status: int, lines: bytes, body: bytes) -> None:
-        """The whole answer in one write. `lines` are complete header lines without length, date or connection."""
-        connection = self.connection
-        bodyless = status == 204 or status == 304
-        length = b"" if bodyless else b"content-length: %d\r\n" % len(body)
-        parts = (status_line(status), lines, length, connection.site.date, self._connection_line(), b"\r\n")
-        if bodyless or self.is_head:
-            connection.write(b"".join(parts))
-        else:
-            connection.write(b"".join((*parts, body)))
-        self.finish()
-
-    def begin(self, status: int, lines: bytes, length: int = -1) -> None:
-        """The head of an answer whose body follows by `send` and `finish`; chunked unless its length is known."""
-        bodyless = status == 204 or status == 304 or self.is_head
-        if length >= 0:
-            framing = b"content-length: %d\r\n" % length
-        elif bodyless:
-            framing = b""
-        elif self.version == "1.1":
-            self.chunked = True
-            framing = b"transfer-encoding: chunked\r\n"
-        else:
-            self.close = True
-            framing = b""
-        self.connection.write(b"".join((status_line(status), lines, framing, self.connection.site.date, self._connection_line(), b"\r\n")))
-
-    def send(self, chunk: bytes) -> None:
-        """More of a body begun with `begin`."""
-        if chunk and not self.is_head:
-            self.connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.chunked else chunk)
-
-    def finish(self) -> None:
-        """The answer is complete; the connection's next request may run."""
-        if self.chunked and not self.is_head:
-            self.connection.write(b"0\r\n\r\n")
-        self.answered = True
-        self.connection.answered(self)
-
-    def abort(self) -> None:
-        """A begun answer cannot be completed: cut the connection so that the client knows."""
-        self.close = True
-        self.answered = True
-        self.connection.abort()
-
-    def _connection_line(self) -> bytes:
-        if not self.complete or self.connection.site.stopping:
-            self.close = True  # the rest of its body is unread: no next request can be found behind it
-        if self.close:
-            return b"connection: close\r\n"
-        return b"connection: keep-alive\r\n" if self.version == "1.0" else b""
-
-
 class Connection(asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
@@ -200,7 +91,7 @@ class Connection(asyncio.Protocol):
         self.deadline = time.monotonic() + self.site.settings.header_timeout_seconds
         if len(self.site.connections) >= self.site.settings.connections_max or self.site.stopping:
             refusal = Refusal("overloaded", "This gateway has all the connections it takes.", retry_after_seconds=1.0)
-            transport.write(_bare_answer(refusal))
+            transport.write(bare_answer(refusal))
             self.closing = True
             transport.close()
             return
@@ -409,7 +300,7 @@ class Connection(asyncio.Protocol):
                 current.sink.left()
             current.answered = True
         if not self.closing:
-            self.write(_bare_answer(refusal))
+            self.write(bare_answer(refusal))
             self._linger()
 
     def _malformed(self, error: httptools.HttpParserError) -> None:
@@ -465,24 +356,3 @@ class Connection(asyncio.Protocol):
     def close_when_idle(self) -> None:
         if self._current is None and self._request is None and not self._queue:
             self._close()
-
-
-def refusal_answer(refusal: Refusal, call_id: str = "") -> tuple[int, bytes, bytes]:
-    """(status, header lines, body) of a refusal as native answers show it."""
-    kind = refusal.kind
-    lines = b"content-type: application/json\r\n"
-    if call_id:
-        lines += b"x-call-id: %b\r\n" % call_id.encode()
-    if refusal.retry_after_seconds is not None:
-        lines += b"retry-after: %d\r\n" % max(1, round(refusal.retry_after_seconds))
-    if kind.code == "unauthorized":
-        lines += b'www-authenticate: Bearer realm="dayfly"\r\n'
-    elif kind.code == "method_not_allowed":
-        lines += b"allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
-    return kind.status, lines, msgspec.json.encode(refusal.body(call_id))
-
-
-def _bare_answer(refusal: Refusal) -> bytes:
-    """A whole answer that closes the connection, for when there is no request to answer."""
-    status, lines, body = refusal_answer(refusal)
-    return b"".join((status_line(status), lines, b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body), body))

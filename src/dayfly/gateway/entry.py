@@ -1,0 +1,64 @@
+"""One version on this gateway: its pool, its socket, its channels and what its instances are booted with. Data, no behaviour.
+
+Made and changed by gateway/fleet.py and gateway/starter.py only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from dayfly.core.decide.pool import Pool, PoolLimits
+from dayfly.core.model.function import Function, Version
+from dayfly.core.model.settings import Settings
+from dayfly.gateway.channel import Channel, VersionSocket
+from dayfly.gateway.ledger import FunctionLedger
+
+Provers = Callable[[Channel | None, dict[str, Any]], None]
+
+
+class Entry:
+    """One version on this gateway."""
+
+    __slots__ = (
+        "boot", "channels", "closed_at", "function", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
+        "socket", "timeout_seconds", "version",
+    )  # fmt: skip
+
+    def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
+        config = version.config
+        self.function = function
+        self.version = version
+        self.ledger = ledger
+        self.memory_mb = config.memory_mb
+        self.timeout_seconds = config.timeout_seconds
+        self.pool = Pool(
+            PoolLimits(
+                concurrency=config.concurrency,
+                min_instances=config.min_instances,
+                max_instances=config.max_instances,
+                queue_max=config.queue_max,
+                keep_alive_seconds=config.keep_alive_seconds,
+                starts_max=settings.starts_per_version_max,
+                prefetch_max=settings.prefetch_max,
+            )
+        )
+        self.socket = VersionSocket()
+        self.channels: dict[str, Channel] = {}
+        self.provers: list[Provers] = []
+        self.proving_until = 0.0
+        self.closed_at = 0.0
+        self.secrets = {name: function.secrets[name] for name in config.secrets if name in function.secrets}
+        self.boot = {
+            "namespace": version.namespace,
+            "function": version.function,
+            "version": version.number,
+            "handler": config.handler,
+            "memory_mb": config.memory_mb,
+            "timeout_seconds": config.timeout_seconds,
+            "concurrency": config.concurrency,
+            "env": config.env,
+            "secrets": sorted(self.secrets),
+        }
+
+
+def secrets_of(function: Function, version: Version) -> dict[str, bytes]:
+    return {name: function.secrets[name] for name in version.config.secrets if name in function.secrets}
