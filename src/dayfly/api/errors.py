@@ -7,7 +7,7 @@ and never with a body or a header of the request, which may hold secrets.
 from typing import Any
 
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, SerializationException
 
 from dayfly.control.plane import defect
 from dayfly.core.model.errors import Refusal
@@ -42,6 +42,8 @@ def framework_refused(request: AnyRequest, error: HTTPException) -> Response[dic
     if error.status_code >= 500:
         return failed(request, error)
     code = _BY_STATUS.get(error.status_code, "bad_request")
+    if isinstance(error.__cause__, SerializationException):
+        code = "bad_json"
     answer = refused(request, Refusal(code, _detail(error)))
     if error.headers and "allow" in {name.lower() for name in error.headers}:
         answer.headers["Allow"] = next(value for name, value in error.headers.items() if name.lower() == "allow")

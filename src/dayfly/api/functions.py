@@ -34,14 +34,15 @@ NDJSON = "application/x-ndjson"
 _encode = msgspec.json.Encoder().encode
 
 
-@get("/", guards=[needs("read")], summary="List functions")
+@get("/api/v1/functions", guards=[needs("read")])
 async def list_functions(request: AnyRequest, namespace: NamespacesQuery = "") -> FunctionList:
+    """List functions."""
     found = await control_of(request).functions.list(await readable(request))
     return FunctionList(functions=[FunctionSummary(**_summary(summary)) for summary in found])
 
 
 @put(
-    "/{name:str}",
+    "/api/v1/functions/{name:str}",
     guards=[needs("deploy")],
     request_max_body_size=None,
     media_type=NDJSON,
@@ -52,9 +53,9 @@ async def list_functions(request: AnyRequest, namespace: NamespacesQuery = "") -
         )
     },
     opt={NAME_OPT: True},
-    summary="Deploy a function",
 )
 async def deploy(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> Stream:
+    """Deploy a function."""
     control, target = control_of(request), _target(request)
     upload = await receive(
         request.headers.get("content-type", ""),
@@ -72,8 +73,9 @@ async def deploy(request: AnyRequest, name: str, namespace: NamespaceQuery = "")
     return Stream(_lines(control.deploy(order)), media_type=NDJSON)
 
 
-@get("/{name:str}", guards=[needs("read")], opt={NAME_OPT: True}, summary="Describe a function")
+@get("/api/v1/functions/{name:str}", guards=[needs("read")], opt={NAME_OPT: True})
 async def describe(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> FunctionDescription:
+    """Describe a function."""
     control, target = control_of(request), _target(request)
     found = await control.functions.describe(target.namespace, target.name)
     return FunctionDescription(
@@ -86,29 +88,37 @@ async def describe(request: AnyRequest, name: str, namespace: NamespaceQuery = "
     )
 
 
-@delete("/{name:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200, summary="Remove a function")
+@delete("/api/v1/functions/{name:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200)
 async def remove(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> Removed:
+    """Remove a function."""
     target = _target(request)
     await control_of(request).functions.remove(target.namespace, target.name)
     return Removed(removed=target.name)
 
 
-@post("/{name:str}/rollback", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200, summary="Roll back")
-async def rollback(request: AnyRequest, name: str, data: RollbackOrder | None = None, namespace: NamespaceQuery = "") -> AliasAnswer:
+@post("/api/v1/functions/{name:str}/rollback", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200)
+async def rollback(
+    request: AnyRequest, name: str, data: RollbackOrder | None = None, namespace: NamespaceQuery = ""
+) -> AliasAnswer:
+    """Roll back."""
     target = _target(request)
     alias = await control_of(request).functions.rollback(target.namespace, target.name, data.to if data else None)
     return AliasAnswer(name=alias.name, weights=weights_of(alias))
 
 
-@put("/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, summary="Point an alias")
+@put("/api/v1/functions/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True})
 async def put_alias(request: AnyRequest, name: str, alias: str, data: AliasOrder, namespace: NamespaceQuery = "") -> AliasAnswer:
+    """Point an alias."""
     target = _target(request)
-    made = await control_of(request).functions.put_alias(target.namespace, target.name, checked_name(alias, "alias"), data.weights)
+    made = await control_of(request).functions.put_alias(
+        target.namespace, target.name, checked_name(alias, "alias"), data.weights
+    )
     return AliasAnswer(name=made.name, weights=weights_of(made))
 
 
-@delete("/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200, summary="Remove an alias")
+@delete("/api/v1/functions/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200)
 async def drop_alias(request: AnyRequest, name: str, alias: str, namespace: NamespaceQuery = "") -> Removed:
+    """Remove an alias."""
     target = _target(request)
     await control_of(request).functions.drop_alias(target.namespace, target.name, alias)
     return Removed(removed=alias)
@@ -140,7 +150,7 @@ async def _lines(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
 
 
 ROUTES = Router(
-    "/api/v1/functions",
+    "/",
     route_handlers=[list_functions, deploy, describe, remove, rollback, put_alias, drop_alias],
     tags=["functions"],
 )

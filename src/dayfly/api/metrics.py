@@ -1,4 +1,4 @@
-"""/metrics: control's sums in Prometheus's text format. Imported at the first scrape; names are documented in docs/operations.md."""
+"""/metrics: control's sums in Prometheus's text format. Imported at the first scrape; docs/operations.md has the names."""
 
 from collections.abc import Iterable, Iterator
 

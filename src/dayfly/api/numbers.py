@@ -24,8 +24,9 @@ FromQuery = Annotated[str, Parameter(query="from", required=False, description="
 ToQuery = Annotated[str, Parameter(query="to", required=False, description="Last day, YYYY-MM-DD (UTC); today when left out.")]
 
 
-@get("/statistics", guards=[needs("read")], summary="Running numbers per function")
+@get("/api/v1/statistics", guards=[needs("read")])
 async def statistics(request: AnyRequest, namespace: NamespacesQuery = "") -> StatisticsList:
+    """Running numbers per function."""
     control, namespaces = control_of(request), set(await readable(request))
     sums = control.sums.by_function()
     found = []
@@ -36,10 +37,11 @@ async def statistics(request: AnyRequest, namespace: NamespacesQuery = "") -> St
     return StatisticsList(functions=found)
 
 
-@get("/usage", guards=[needs("read")], summary="Usage and cost per function and day")
+@get("/api/v1/usage", guards=[needs("read")])
 async def usage(
     request: AnyRequest, first: FromQuery = "", last: ToQuery = "", function: str = "", namespace: NamespacesQuery = ""
 ) -> UsageList:
+    """Usage and cost per function and day."""
     control, namespaces = control_of(request), await readable(request)
     last = checked_day(last) if last else today(time.time())
     first = checked_day(first) if first else today(time.time() - (USAGE_DAYS_DEFAULT - 1) * DAY_SECONDS)
@@ -57,8 +59,9 @@ def _metrics_guard(connection: Any, handler: Any) -> None:
         needs("read", everywhere=True)(connection, handler)
 
 
-@get("/metrics", guards=[_metrics_guard], media_type=MediaType.TEXT, summary="Prometheus text")
+@get("/metrics", guards=[_metrics_guard], media_type=MediaType.TEXT)
 async def metrics(request: AnyRequest) -> Response[bytes]:
+    """Prometheus text."""
     from dayfly.api.metrics import CONTENT_TYPE, exposition
 
     return Response(exposition(control_of(request)), media_type=CONTENT_TYPE)
@@ -111,4 +114,4 @@ def usage_answer(day: UsageDay, settings: Settings) -> UsageAnswer:
     return usage_of(day, meter.gb_seconds(day.mb_ms), cost)
 
 
-ROUTES: list[Any] = [Router("/api/v1", route_handlers=[statistics, usage], tags=["numbers"]), metrics]
+ROUTES: list[Any] = [Router("/", route_handlers=[statistics, usage], tags=["numbers"]), metrics]

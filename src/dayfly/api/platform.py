@@ -27,15 +27,18 @@ from dayfly.store.logs import READ_MAX, LogQuery
 
 AnyRequest = Request[Any, Any, Any]
 NDJSON = "application/x-ndjson"
-SinceQuery = Annotated[float, Parameter(query="since", required=False, ge=0, description="Epoch seconds; older ones are left out.")]
+SinceQuery = Annotated[
+    float, Parameter(query="since", required=False, ge=0, description="Epoch seconds; older ones are left out.")
+]
 LimitQuery = Annotated[int, Parameter(query="limit", required=False, ge=0, le=READ_MAX, description="The newest so many.")]
 FollowQuery = Annotated[bool, Parameter(query="follow", required=False, description="Go on with new records as they come.")]
 
 _encode = msgspec.json.Encoder().encode
 
 
-@get("/status", guards=[needs("read")], summary="The platform as control sees it")
+@get("/api/v1/status", guards=[needs("read")])
 async def status(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.Status:
+    """The platform as control sees it."""
     control = control_of(request)
     try:
         await control.node.facts()
@@ -67,83 +70,95 @@ async def status(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.
     )
 
 
-@get("/doctor", guards=[needs("read")], summary="What this machine offers")
+@get("/api/v1/doctor", guards=[needs("read")])
 async def doctor(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.Doctor:
+    """What this machine offers."""
     control = control_of(request)
     facts = await control.node.facts()
-    return shapes.Doctor(isolation=control.settings.isolation, runtimes=facts.runtimes, features=facts.features, instances=facts.instances)
+    return shapes.Doctor(
+        isolation=control.settings.isolation, runtimes=facts.runtimes, features=facts.features, instances=facts.instances
+    )
 
 
-@get("/namespaces", guards=[needs("read")], summary="Namespaces the token may read")
+@get("/api/v1/namespaces", guards=[needs("read")])
 async def list_namespaces(request: AnyRequest, namespace: NamespacesQuery = "*") -> shapes.NamespaceList:
+    """Namespaces the token may read."""
     token = bearer(request)
     assert token is not None, "the guard ran first"
     names = visible(token, "read", tuple(await control_of(request).access.namespaces()))
     return shapes.NamespaceList(namespaces=[shapes.NamespaceAnswer(name=name) for name in names])
 
 
-@post("/namespaces", guards=[needs("admin", everywhere=True)], summary="Make a namespace")
+@post("/api/v1/namespaces", guards=[needs("admin", everywhere=True)])
 async def make_namespace(request: AnyRequest, data: shapes.NamespaceOrder) -> shapes.NamespaceAnswer:
+    """Make a namespace."""
     await control_of(request).access.make_namespace(data.name)
     return shapes.NamespaceAnswer(name=data.name)
 
 
-@delete("/namespaces/{name:str}", guards=[needs("admin", everywhere=True)], status_code=200, summary="Remove an empty namespace")
+@delete("/api/v1/namespaces/{name:str}", guards=[needs("admin", everywhere=True)], status_code=200)
 async def drop_namespace(request: AnyRequest, name: str) -> shapes.Removed:
+    """Remove an empty namespace."""
     await control_of(request).access.drop_namespace(name)
     return shapes.Removed(removed=name)
 
 
-@get("/tokens", guards=[needs("admin", everywhere=True)], summary="List tokens, without their texts")
+@get("/api/v1/tokens", guards=[needs("admin", everywhere=True)])
 async def list_tokens(request: AnyRequest) -> shapes.TokenList:
+    """List tokens, without their texts."""
     tokens = control_of(request).catalog.tokens.values()
     return shapes.TokenList(tokens=[shapes.TokenAnswer(**_token(token)) for token in tokens])
 
 
-@post("/tokens", guards=[needs("admin", everywhere=True)], summary="Make a token; its text is shown once")
+@post("/api/v1/tokens", guards=[needs("admin", everywhere=True)])
 async def make_token(request: AnyRequest, data: shapes.TokenOrder) -> shapes.TokenMade:
+    """Make a token; its text is shown once."""
     token, text = await control_of(request).access.make_token(data.name, tuple(data.namespaces), tuple(data.verbs))
     return shapes.TokenMade(**_token(token), token=text)
 
 
-@delete("/tokens/{token_id:str}", guards=[needs("admin", everywhere=True)], status_code=200, summary="Remove a token")
+@delete("/api/v1/tokens/{token_id:str}", guards=[needs("admin", everywhere=True)], status_code=200)
 async def drop_token(request: AnyRequest, token_id: str) -> shapes.Removed:
+    """Remove a token."""
     await control_of(request).access.drop_token(token_id)
     return shapes.Removed(removed=token_id)
 
 
-@get("/secrets", guards=[needs("deploy")], summary="Names of secrets")
+@get("/api/v1/secrets", guards=[needs("deploy")])
 async def list_secrets(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.SecretList:
+    """Names of secrets."""
     found = await control_of(request).access.secrets(_one_namespace(request))
     return shapes.SecretList(secrets=[shapes.SecretAnswer(name=name, updated_at=at) for name, at in found])
 
 
 @put(
-    "/secrets/{name:str}",
+    "/api/v1/secrets/{name:str}",
     guards=[needs("deploy")],
     request_max_body_size=SECRET_VALUE_BYTES_MAX,
     operation_class=RawBodyOperation,
-    summary="Set a secret; the body is its value",
 )
 async def put_secret(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> shapes.SecretSet:
+    """Set a secret; the body is its value."""
     await control_of(request).access.put_secret(_one_namespace(request), name, await request.body())
     return shapes.SecretSet(secret=name)
 
 
-@delete("/secrets/{name:str}", guards=[needs("deploy")], status_code=200, summary="Remove a secret")
+@delete("/api/v1/secrets/{name:str}", guards=[needs("deploy")], status_code=200)
 async def drop_secret(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> shapes.Removed:
+    """Remove a secret."""
     await control_of(request).access.drop_secret(_one_namespace(request), name)
     return shapes.Removed(removed=name)
 
 
 @get(
-    "/logs",
+    "/api/v1/logs",
     guards=[needs("read")],
     media_type=NDJSON,
     responses={
-        200: ResponseSpec(shapes.LogLine, media_type=NDJSON, generate_examples=False, description="One record a line, oldest first.")
+        200: ResponseSpec(
+            shapes.LogLine, media_type=NDJSON, generate_examples=False, description="One record a line, oldest first."
+        )
     },
-    summary="Log records",
 )
 async def logs(
     request: AnyRequest,
@@ -154,6 +169,7 @@ async def logs(
     follow: FollowQuery = False,
     namespace: NamespacesQuery = "",
 ) -> Stream:
+    """Log records."""
     if function:
         checked_name(function)
     if call and not CALL_ID.fullmatch(call):
@@ -203,7 +219,7 @@ def _one_namespace(request: AnyRequest) -> str:
 
 
 ROUTES = Router(
-    "/api/v1",
+    "/",
     route_handlers=[
         *(status, doctor, logs, list_secrets, put_secret, drop_secret, list_namespaces, make_namespace, drop_namespace),
         *(list_tokens, make_token, drop_token),

@@ -46,6 +46,8 @@ class FunctionList(Answer):
 
 
 class VersionAnswer(Answer):
+    """A kept version."""
+
     number: int
     code_digest: str
     layer_digest: str
@@ -115,6 +117,8 @@ class UsageList(Answer):
 
 
 class FunctionDescription(FunctionSummary):
+    """All that is known of one function."""
+
     config: FunctionConfig
     versions: list[VersionAnswer]
     aliases: dict[str, dict[str, float]]
@@ -168,6 +172,8 @@ class TokenOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TokenAnswer(Answer):
+    """A token without its text."""
+
     id: str
     name: str
     namespaces: list[str]
@@ -200,6 +206,8 @@ class LogLine(Answer):
 
 
 class GatewayAnswer(Answer):
+    """A connected gateway."""
+
     name: str
     pid: int
     connections: int
@@ -238,6 +246,7 @@ def weights_of(alias: Alias) -> dict[str, float]:
 
 
 def version_of(version: Version) -> VersionAnswer:
+    """A version as JSON has it."""
     return VersionAnswer(
         number=version.number,
         code_digest=version.code_digest,
@@ -248,6 +257,7 @@ def version_of(version: Version) -> VersionAnswer:
 
 
 def usage_of(day: UsageDay, gb_seconds: float, cost: float) -> UsageAnswer:
+    """A day's usage as JSON has it."""
     return UsageAnswer(
         day=day.day,
         namespace=day.namespace,

@@ -1,4 +1,4 @@
-"""A deploy's multipart body, streamed: `config` into memory, `bundle` into a file of DATA/builds. Nothing is parsed but the frame.
+"""A deploy's multipart body, streamed: `config` into memory, `bundle` into a file of DATA/builds. Parses the frame only.
 
 Bounds: the whole body by `upload_bytes_max`, the config by a constant; each part once, no others. The file is written in a
 thread, a megabyte at a time, so a slow disk never stops the event loop.

@@ -1,4 +1,4 @@
-"""A deploy from bundle to serving version: unpack, check, build, prove, activate. Nothing is seen by a caller before the last step.
+"""A deploy from bundle to serving version: unpack, check, build, prove, activate. Callers see nothing before the last step.
 
 Every step either leaves what a later deploy or the sweep tidies up (a tree by digest that nobody names, a version number that
 nobody gets) or is one transaction. So wherever control is killed, the old version serves. Deploys of one function wait for each

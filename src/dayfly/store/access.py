@@ -84,6 +84,7 @@ def all_tokens(tx: sa.Connection) -> list[Token]:
 
 
 def add_token(tx: sa.Connection, token: Token) -> None:
+    """Keep a token; its id must be new."""
     tx.execute(
         sa.insert(tokens).values(
             id=token.id,

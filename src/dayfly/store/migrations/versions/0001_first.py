@@ -10,6 +10,7 @@ down_revision = None
 def upgrade() -> None:
     """Make every table of the first release."""
     _platform()
+    _namespaces()
     _functions()
 
 
@@ -61,8 +62,8 @@ def _platform() -> None:
     )
 
 
-def _functions() -> None:
-    """Functions, their versions and aliases, and what belongs to a namespace."""
+def _namespaces() -> None:
+    """What belongs to a namespace: functions, their next numbers, secrets."""
     op.create_table(
         "functions",
         sa.Column("namespace", sa.Text(), nullable=False),
@@ -88,6 +89,10 @@ def _functions() -> None:
         sa.ForeignKeyConstraint(["namespace"], ["namespaces.name"], name=op.f("fk_secrets_namespaces")),
         sa.PrimaryKeyConstraint("namespace", "name", name=op.f("pk_secrets")),
     )
+
+
+def _functions() -> None:
+    """Versions and where aliases point."""
     op.create_table(
         "versions",
         sa.Column("namespace", sa.Text(), nullable=False),
