@@ -98,7 +98,7 @@ def read_table(folder: Path, name: str) -> dict[str, object]:
         return {}
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refusal("bad_config", f"{name} is no valid TOML: {error}.") from error
 
 

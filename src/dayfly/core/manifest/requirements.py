@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dayfly.core.model.errors import Refusal
 
 REQUIREMENTS_BYTES_MAX = 256 * 1024
-OPTIONS = ("--index-url", "-i", "--extra-index-url", "--pre", "--only-binary", "--no-binary", "--require-hashes", "--prefer-binary")
+OPTIONS = ("--index-url", "-i", "--extra-index-url", "--pre", "--only-binary", "--require-hashes", "--prefer-binary")
 
 _LOCAL = re.compile(r"(?i)^(?:\.|/|~|file:|[a-z]:\\)|\.(?:whl|zip|tar\.gz|tar|tgz)$|@\s*(?:file:|/|\.)")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
@@ -80,7 +80,7 @@ def _checked_requirement(line: str, where: str) -> str:
     bare = line.split(" --hash", 1)[0].strip()
     if _LOCAL.search(bare) and "://" not in bare.replace("file:", ""):
         raise Refusal("bad_config", f"{where}: {bare[:80]!r} is a local path; put the code into the folder, or name a package.")
-    if not _NAME.match(bare) and not bare.startswith(("https://", "git+https://")):
+    if not _NAME.match(bare) and not bare.startswith("https://"):
         raise Refusal("bad_config", f"{where}: {bare[:80]!r} is no requirement (name, optionally with a version).")
     if "file:" in bare.lower():
         raise Refusal("bad_config", f"{where}: {bare[:80]!r} names a local file.")
