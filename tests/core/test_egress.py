@@ -10,8 +10,7 @@ from dayfly.core.decide.egress import REASONS, plain, refusal
 
 # Public by IANA's registries, refused by us: protocol anycast, relays, and IPv6 forms that carry an IPv4 address.
 BEYOND = [
-    ip_network(text)
-    for text in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b::/96", "2001::/23", "2002::/16", "3fff::/20", "5f00::/16")
+    ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b::/96", "2001::/23", "2002::/16", "3fff::/20", "5f00::/16")
 ]
 EDGES = sorted(
     {

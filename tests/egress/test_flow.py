@@ -125,9 +125,9 @@ def test_traffic_is_counted_per_instance(platform: Platform) -> None:
         key = platform.pool.key(instance.descriptor)
         assert instance.run(attempt, PUBLIC, 80, b"SINK\n" + b"x" * 1000) == "1000"
         assert instance.run(attempt, "10.1.2.3") == "ConnectionResetError"
-    reports: dict[int, tuple[int, ...]] = {}
-    wait_until(lambda: reports.update((report[0], report) for report in platform.pool.traffic()) or key in reports, "a report")
-    assert reports[key] == (key, 1005, 4, 1, 1)
+    reports: list[tuple[int, ...]] = []
+    wanted = (key, 1005, 4, 1, 1)
+    wait_until(lambda: reports.extend(platform.pool.traffic()) or wanted in reports, f"the report {wanted}")
 
 
 def _hold_until_broken(told: int) -> str:

@@ -12,6 +12,13 @@ import urllib.request
 from dayfly.sandbox import network, syscalls
 from tests.egress.world import PLATFORM_UID, Instance, attempt
 
+RUBBISH = (
+    "rubbish\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "GET ftp://example.test/ HTTP/1.1\r\n\r\n",
+    "GET http://a/" + "x" * 40_000,
+)
+
 
 def become_root_of_a_user_namespace() -> None:
     os.setgroups([])
@@ -79,8 +86,7 @@ def main(socket_path: str) -> None:
         results[url] = instance.run(fetch, url)
     for host in ("example.test", "93.184.216.34", "evil.test", "169.254.169.254", "[2606:2800:220:1::34]", "93.184.215.2"):
         results[f"tunnel {host}"] = instance.run(tunnel, host, 80)
-    results["rubbish"] = [instance.run(say, request) for request in ("rubbish\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET ftp://example.test/ HTTP/1.1\r\n\r\n",
-                    "GET http://a/" + "x" * 40_000)]  # fmt: skip
+    results["rubbish"] = [instance.run(say, request) for request in RUBBISH]
     results["direct"] = instance.run(attempt, "93.184.216.34")
     pool.release(pool.key(descriptor))
     os.close(descriptor)

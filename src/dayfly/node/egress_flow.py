@@ -76,21 +76,22 @@ class _Way:
         except BlockingIOError:
             sent = 0
         except OSError:
-            return self._flow.broken()
+            self._flow.broken()
+            return
         if sent < len(data):
             self._held = memoryview(data)[sent:]
             self._flow.loop.remove_reader(self._source)
             self._flow.loop.add_writer(self._sink, self._writable)
-        return None
 
     def _writable(self) -> None:
         try:
             self._held = self._held[self._sink.send(self._held) :]
+            self._flow.touched()
         except BlockingIOError:
             return
         except OSError:
-            return self._flow.broken()
-        self._flow.touched()
+            self._flow.broken()
+            return
         if not self._held:
             self._flow.loop.remove_writer(self._sink)
             self._flow.loop.add_reader(self._source, self._readable)
@@ -146,7 +147,10 @@ class Flow:
             for way in self._ways:
                 way.stop()
             for one in (client, upstream):
-                one.close() if orderly else reset(one)
+                if orderly:
+                    one.close()
+                else:
+                    reset(one)
 
     async def _wait_over(self) -> bool:
         while not self._over.done():

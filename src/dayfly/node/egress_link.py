@@ -77,18 +77,21 @@ class NodeLink:
         self._keeper.forget(self)
 
     def _read(self) -> None:
-        try:
-            for _ in range(_BATCH):
+        for _ in range(_BATCH):
+            try:
                 packet, descriptors, flags, _ = socket.recv_fds(self._connection, wire.PACKET_BYTES_MAX, 2, socket.MSG_CMSG_CLOEXEC)
-                if not packet:
-                    self.close()
-                    return
+            except BlockingIOError:
+                return None
+            except OSError:
+                packet = b""  # the node is gone, and left reports unread
+            if not packet:
+                return self.close()
+            try:
                 self._obey(packet, descriptors, flags)
-        except BlockingIOError:
-            pass
-        except (ValueError, OSError) as error:
-            _log.error("egress_link_broken", reason=str(error))
-            self.close()
+            except (ValueError, OSError) as error:
+                _log.error("egress_link_broken", reason=str(error))
+                return self.close()
+        return None
 
     def _obey(self, packet: bytes, descriptors: list[int], flags: int) -> None:
         """Raises ValueError or OSError for anything unexpected; the node then connects again and opens all anew."""

@@ -88,9 +88,9 @@ class Pool:
         Raises EgressUnavailable, or OSError when the kernel refuses to make one.
         """
         if egress == "internet":
-            self._wanted["internet"] = self._ready
             if self._features["egress_internet"] is not True:
                 raise EgressUnavailable(str(self._features["egress_internet"]))
+            self._wanted["internet"] = self._ready
         waiting = self._waiting[egress]
         namespace = waiting.pop() if waiting else self._make(egress)
         descriptor = namespace.descriptor
@@ -126,7 +126,10 @@ class Pool:
         return False
 
     def traffic(self) -> list[Traffic]:
-        """Reports of released namespaces that have arrived since the last call."""
+        """Reports of released namespaces that have arrived since the last call, in the order of the releases.
+
+        The kernel uses inode numbers again, so two of them may have the same key: the earlier is that of the earlier release.
+        """
         return self._broker.fetched_reports() if self._broker else []
 
     def proxy_environment(self) -> dict[str, str]:
@@ -183,6 +186,7 @@ class Pool:
 
 
 _FEATURE = {"none": "netns", "internet": "egress_internet"}
+_OPEN_KIND = {0: 0, 1: wire.OPEN_PROXY, 2: wire.OPEN_STEERED}  # by number of sockets; none: closed before it was sent
 
 
 class _Broker:
@@ -192,28 +196,26 @@ class _Broker:
         self._path = path
         self._connection: socket.socket | None = None
         self._open: dict[int, tuple[int, ...]] = {}
-        self._undelivered: collections.deque[int] = collections.deque()
+        self._unsent: collections.deque[tuple[bool, int]] = collections.deque()  # (open or close, key) in the order of events
         self._reports: collections.deque[Traffic] = collections.deque(maxlen=_REPORTS_MAX)
 
     def __repr__(self) -> str:
         state = "connected" if self._connection else "away"
-        return f"<{state} open={len(self._open)} undelivered={len(self._undelivered)}>"
+        return f"<{state} open={len(self._open)} unsent={len(self._unsent)}>"
 
     def open_namespace(self, key: int, sockets: tuple[int, ...]) -> None:
         """`sockets` stay the caller's and must stay open until `close_namespace`."""
         self._open[key] = sockets
-        self._undelivered.append(key)
+        self._unsent.append((True, key))
         self._deliver(1)
 
     def close_namespace(self, key: int) -> None:
         self._open.pop(key, None)
-        if not self._send(wire.request(wire.CLOSE, key), ()):
-            self._disconnect()  # it would never learn: a new connection makes it forget all and open what is left
+        self._unsent.append((False, key))
+        self._deliver(1)
 
     def pump(self) -> bool:
-        """Notice reports and a restarted broker, and deliver some namespaces. True when more are to be delivered."""
-        if self._connection is None and not self._connect():
-            return False
+        """Notice reports and a restarted broker, and send some of what is unsent. True when more can be sent now."""
         self._receive()
         return self._deliver(_HAND_OVER_MAX)
 
@@ -235,7 +237,7 @@ class _Broker:
             connection.close()
             return False
         self._connection = connection
-        self._undelivered = collections.deque(self._open)
+        self._unsent = collections.deque((True, key) for key in self._open)  # a new connection knows nothing
         return True
 
     def _disconnect(self) -> None:
@@ -247,15 +249,15 @@ class _Broker:
         """True when there is more and the broker takes it."""
         if self._connection is None and not self._connect():
             return False
-        while self._undelivered and at_most:
-            key = self._undelivered[0]
-            sockets = self._open.get(key, ())
-            kind = wire.OPEN_STEERED if len(sockets) == wire.DESCRIPTORS[wire.OPEN_STEERED] else wire.OPEN_PROXY
-            if sockets and not self._send(wire.request(kind, key), sockets):
+        while self._unsent and at_most:
+            is_open, key = self._unsent[0]
+            sockets = self._open.get(key, ()) if is_open else ()
+            kind = _OPEN_KIND[len(sockets)] if is_open else wire.CLOSE
+            if kind and not self._send(wire.request(kind, key), sockets):
                 return False
-            self._undelivered.popleft()
+            self._unsent.popleft()
             at_most -= 1
-        return bool(self._undelivered)
+        return bool(self._unsent)
 
     def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> bool:
         """False: not now (the broker is slow), or the broker is gone."""
