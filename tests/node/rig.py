@@ -30,7 +30,11 @@ import sys, os
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.node import server
-data, run, isolation = sys.argv[1:4]
+data, run, isolation, filtered = sys.argv[1:5]
+if filtered:  # as in a container that forbids namespaces and mounts
+    from dayfly.sandbox import seccomp, syscalls
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0)
+    syscalls.seccomp_filter(seccomp.program())
 settings = Settings(data=data, run=run, isolation=isolation, log_level="warning")
 server.run(settings, Layout(data, run), lifeline=0, ready=lambda: os.write(1, b"ready"))
 """
@@ -41,10 +45,9 @@ def python_for(uid: int) -> tuple[str, dict[str, str]]:
     source = str(Path(__file__).parents[2] / "src")
     packages = [path for path in sys.path if path.endswith("site-packages")]
     environment = {"PYTHONPATH": ":".join([source, *packages]), "PATH": "/usr/bin:/bin"}
+    environment |= {name: os.environ[name] for name in ("SSL_CERT_FILE", "UV_FIND_LINKS", "UV_DEFAULT_INDEX") if name in os.environ}
     if uid == os.getuid() or not sys.base_prefix.startswith("/root"):
-        return sys.executable, {"PYTHONPATH": source, "PATH": os.environ["PATH"]} | {
-            name: os.environ[name] for name in ("SSL_CERT_FILE", "PIP_FIND_LINKS", "UV_DEFAULT_INDEX") if name in os.environ
-        }
+        return sys.executable, environment | {"PATH": os.environ["PATH"], "PYTHONPATH": source}
     return f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}", environment
 
 
@@ -135,10 +138,15 @@ class Instance:
 class Client:
     """One connection to the node."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, uid: int) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(SECONDS_MAX)
-        self.socket.connect(path)
+        before = os.geteuid()
+        os.seteuid(uid)  # the node sees who connects
+        try:
+            self.socket.connect(path)
+        finally:
+            os.seteuid(before)
         self.accepted: dict[str, wire.Accepted] = {}
         self.exited: dict[str, wire.Exited] = {}
         self.instances: list[Instance] = []
@@ -217,7 +225,7 @@ class Client:
 class Rig:
     """A node with a data directory of its own, run as `uid`."""
 
-    def __init__(self, uid: int = -1, isolation: str = "auto", wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(self, uid: int = -1, isolation: str = "auto", filtered: bool = False) -> None:
         self.uid = os.getuid() if uid < 0 else uid
         self.folder = Path(tempfile.mkdtemp(prefix="dayfly-node-", dir="/tmp"))
         self.folder.chmod(0o711)
@@ -226,15 +234,15 @@ class Rig:
             Path(path).mkdir(mode=0o711)
             os.chown(path, self.uid, self.uid)
         self.isolation = isolation
-        self.wrapper = wrapper
+        self.filtered = filtered
         self.clients: list[Client] = []
         self.log = open(self.folder / "log", "w+b")
         self.start()
 
     def start(self) -> None:
         python, environment = python_for(self.uid)
-        become = [] if self.uid == os.getuid() else ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", *self.wrapper]
-        command = [*become, python, "-c", PROGRAM, self.layout.data, self.layout.run, self.isolation]
+        become = [] if self.uid == os.getuid() else ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+        command = [*become, python, "-c", PROGRAM, self.layout.data, self.layout.run, self.isolation, "yes" if self.filtered else ""]
         lifeline, self.lifeline = os.pipe()
         self.process = subprocess.Popen(command, stdin=lifeline, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         os.close(lifeline)
@@ -256,8 +264,8 @@ class Rig:
                 (folder / name).write_bytes(content)
         return digest
 
-    def client(self) -> Client:
-        client = Client(self.layout.node_socket)
+    def client(self, uid: int = -1) -> Client:
+        client = Client(self.layout.node_socket, self.uid if uid < 0 else uid)
         self.clients.append(client)
         return client
 

@@ -157,11 +157,11 @@ def _explain(build: Build, code: int) -> str:
 
 def find_uv() -> str:
     """The uv program: the one installed with us, else in PATH. Raises OSError when there is none."""
-    beside = Path(sys.prefix) / "bin" / "uv"
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
-    if not found:
-        raise OSError("the program uv is not installed beside Dayfly")
-    return os.path.realpath(found)
+    homes = [sys.prefix, *(str(Path(path).parents[2]) for path in sys.path if path.endswith("site-packages"))]
+    for path in (*(f"{home}/bin/uv" for home in homes), shutil.which("uv")):
+        if path and os.access(path, os.X_OK):
+            return os.path.realpath(path)
+    raise OSError("the program uv is not installed beside Dayfly")
 
 
 class _Box:
@@ -220,11 +220,11 @@ class _Box:
             path = os.readlink(f"/proc/self/fd/{folder}")
             sys_.close_range(3)
             return uv, path
+        tree = sys_.open_tree(folder)  # before the new namespace, in which this descriptor's mount is a stranger
         mounts.private_namespace(sys_.CLONE_NEWIPC | sys_.CLONE_NEWUTS)
-        tree = sys_.open_tree(folder)
         sys_.mount_setattr(tree, sys_.MOUNT_ATTR_NOSUID | sys_.MOUNT_ATTR_NODEV)
         self._root(tree, content, interpreter, uv).enter()
-        if self.machine.has("pid_namespaces"):
+        if self.machine.has("pid_namespaces") and not self.machine.in_user_namespace:
             mounts.mount_proc()
         mounts.mount_tmpfs("/tmp", f"mode=1777,size={TMP_BYTES_MAX}")  # noqa: S108
         sys_.close_range(3)
@@ -249,6 +249,8 @@ class _Box:
             path = place.removeprefix("file://")
             if path.startswith("/") and Path(path).is_dir():
                 root.add_tree(path)
+        if self.machine.in_user_namespace:
+            root.add_proc()
         root.add_tree(uv, "/opt/uv")
         root.add_file("/etc/requirements.txt", requirements)
         root.add_descriptor(tree, "/build")
@@ -315,6 +317,8 @@ class _Box:
         for _, folders, files, handle in os.fwalk(f"{work}/out", follow_symlinks=False):
             for name in (*folders, *files):
                 self._plain(name, handle)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{work}/out/.lock")  # the installer's own
         handle = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
         self._plain("out", handle)
 

@@ -62,7 +62,7 @@ class Machine:
         self.networks = network.Pool(layout.egress_socket)
         reached = self.networks.available()
         self.features: features.Features = found | self.groups.available() | reached | {"net_namespaces": reached["netns"]}
-        self.interpreters = features.interpreters()
+        self.interpreters = features.interpreters(lambda path: self._can_reach(path, first))
         self._plans = functools.lru_cache(maxsize=256)(self._plan)
 
     def __repr__(self) -> str:
@@ -75,6 +75,10 @@ class Machine:
     def private_root(self) -> bool:
         """Whether instances get a mount namespace with a root of their own."""
         return self.has("mount_namespaces") and self.has("mount_api")
+
+    def _can_reach(self, path: str, uid: int) -> bool:
+        """Without a root of its own, an instance's uid walks to its interpreter on the host's paths."""
+        return self.private_root or not self.root or not privileges.blocked_folders([path], uid, uid)
 
     def plan(self, demand: isolate.Demand) -> Prepared:
         """The plan for a demand, and its steps as JSON. Raises Refusal isolation_refused."""
@@ -92,6 +96,7 @@ class Machine:
             "pidns": self.has("pid_namespaces"),
             "mountns": self.private_root,
             "ipcns": self.has("ipc_namespaces"),
+            "userns": self.in_user_namespace,
             "utsns": self.has("uts_namespaces"),
             "capabilities": self.root or self.in_user_namespace,
             "into_cgroup": self.has("cgroup_v2"),

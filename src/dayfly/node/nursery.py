@@ -23,7 +23,7 @@ PROGRAM = str(Path(__file__).with_name("zygote.py"))
 SOURCE = str(Path(__file__).parents[2])
 MESSAGE_BYTES_MAX = 16 * 1024
 # All of the platform's environment that a zygote gets; what user code sees beyond it comes with the BOOT frame.
-ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "LC_CTYPE": "C.UTF-8", "TZ": ":UTC"}
+ENVIRONMENT = {"LANG": "C.UTF-8"}
 _CREDENTIALS = struct.Struct("3i")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
 
@@ -168,20 +168,8 @@ def _close_all(descriptors: list[int]) -> None:
 
 def fork_first(own_pid_space: bool) -> int:
     """fork() whose child is pid 1 of a new pid namespace when there can be one. Returns 0 in the child."""
-    if not own_pid_space:
-        return os.fork()
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        sys_.unshare(sys_.CLONE_NEWPID)
-        pid = -1
-        try:
-            pid = os.fork()
-        finally:
-            if pid != 0:  # our later children belong to our own namespace again
-                sys_.setns(home, sys_.CLONE_NEWPID)
-    finally:
-        os.close(home)
-    return pid
+    # Not unshare and fork: the way back into our own namespace is closed to root of a user namespace.
+    return sys_.fork_with(sys_.CLONE_NEWPID) if own_pid_space else os.fork()
 
 
 def become_child() -> None:

@@ -79,6 +79,8 @@ class Zygote:
             root.add_devices()
             for folder in ("/var/task", "/opt/python", "/proc", "/run/secrets", "/tmp"):  # noqa: S108
                 root.add_folder(folder)
+            if self.config["userns"]:
+                root.add_proc()
             root.add_file("/etc/resolv.conf", str(self.config["resolv_conf"]).encode())
             root.add_file("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")
             root.enter()
@@ -154,7 +156,7 @@ class Zygote:
         spaces = self.sys.CLONE_NEWPID if self.own_pid_space else 0
         if "cgroup" in names:
             cgroup = self.launch.FIRST_DESCRIPTOR + names.index("cgroup")
-            return self.sys.fork_into_cgroup(cgroup, spaces, self.thread_id_address)
+            return self.sys.fork_with(spaces, cgroup, self.thread_id_address)
         if not spaces:
             return os.fork()
         self.sys.unshare(spaces)

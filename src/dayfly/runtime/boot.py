@@ -45,8 +45,9 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED or (name.startswith(RESERVED_PREFIXES) and name not in FREE)
 
 
-def environment(boot: Boot, task_root: str, layer_root: str) -> dict[str, str]:
-    """Every variable user code sees: defaults, then the user's, then the reserved ones."""
+def environment(boot: Boot, task_root: str, layer_root: str, walls: dict[str, str]) -> dict[str, str]:
+    """Every variable user code sees: defaults, then what the walls need (a proxy; TMPDIR where /tmp is not private; the zygote's
+    environment was built from nothing), then the user's, then the reserved ones."""
     defaults = {
         "HOME": "/tmp",  # noqa: S108 - the sandbox's own /tmp
         "TMPDIR": "/tmp",  # noqa: S108
@@ -76,7 +77,7 @@ def environment(boot: Boot, task_root: str, layer_root: str) -> dict[str, str]:
     if boot.concurrency > 1:
         ours["AWS_LAMBDA_MAX_CONCURRENCY"] = str(boot.concurrency)
     users = {name: value for name, value in boot.env.items() if not is_reserved(name)}
-    return defaults | users | ours
+    return defaults | walls | users | ours
 
 
 def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
@@ -89,8 +90,9 @@ def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
 
 def enter(boot: Boot, task_root: str, layer_root: str) -> None:
     """Make this process the function's: environment, import path, fresh randomness, default signals, no trace of the zygote's."""
+    variables = environment(boot, task_root, layer_root, dict(os.environ))
     os.environ.clear()
-    os.environ.update(environment(boot, task_root, layer_root))
+    os.environ.update(variables)
     time.tzset()
     sys.path[:] = import_path(boot, task_root, layer_root)
     sys.argv[:] = [""]

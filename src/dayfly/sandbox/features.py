@@ -34,7 +34,7 @@ def attempt(action: Callable[[], object], *, userns: bool = False) -> bool | str
                 enter_user_namespace()
             action()
         except BaseException as error:
-            message = f"{error}".encode()[:500] or b"failed"
+            message = str(getattr(error, "strerror", None) or error or type(error).__name__).encode()[:500]
         finally:
             os.write(writer, message)
             os._exit(0)
@@ -119,7 +119,8 @@ def probe(uid_example: int, *, userns: bool = False) -> Features:
     `userns` True probes what can be had as root of a fresh user namespace: what an ordinary user gets.
     """
     root = os.geteuid() == 0
-    inner = userns and not root
+    user_namespaces = attempt(_mount_something, userns=True)
+    inner = userns and not root and user_namespaces is True
 
     def tried(action: Callable[[], object]) -> bool | str:
         return attempt(action, userns=inner)
@@ -127,7 +128,7 @@ def probe(uid_example: int, *, userns: bool = False) -> Features:
     return {
         "linux": platform.system() == "Linux" or "not Linux",
         "root": root or "not started by root",
-        "user_namespaces": attempt(_mount_something, userns=True),
+        "user_namespaces": user_namespaces,
         "uids": tried(lambda: _become(uid_example)) if root else "only root can give each instance its own uid",
         "mount_namespaces": tried(_mount_something),
         "mount_api": _in_words(tried(_mount_api)),
@@ -150,10 +151,11 @@ def _in_words(outcome: bool | str) -> bool | str:
     return f"{_NEWER_KERNEL}: {outcome}" if isinstance(outcome, str) and "not implemented" in outcome else outcome
 
 
-def interpreters() -> dict[str, str]:
+def interpreters(usable: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
     """Interpreters that can run functions: "python3.11" → the path of the real program, virtual environments resolved.
 
     The platform's own base interpreter comes first; then PATH, /usr/bin, /usr/local/bin and pyenv's versions, newest first.
+    `usable` may turn one down, by its path; then the next is tried.
     """
     found: dict[str, str] = {}
     own = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -162,7 +164,8 @@ def interpreters() -> dict[str, str]:
         candidates[own].insert(0, getattr(sys, "_base_executable", "") or sys.executable)
     for name, paths in candidates.items():
         for path in dict.fromkeys(paths):
-            if real := _real_interpreter(path, name):
+            real = _real_interpreter(path, name)
+            if real and usable(real):
                 found[name] = real
                 break
     return found
@@ -177,7 +180,7 @@ def _in_path(name: str) -> list[str]:
 def _in_pyenv(name: str) -> list[str]:
     version = name.removeprefix("python")
     folders: list[tuple[int, Path]] = []
-    for home in dict.fromkeys((os.environ.get("PYENV_ROOT", ""), str(Path("~/.pyenv").expanduser()))):
+    for home in dict.fromkeys((os.environ.get("PYENV_ROOT", ""), os.path.expanduser("~/.pyenv"))):
         with contextlib.suppress(OSError):
             for folder in (Path(home) / "versions").glob(f"{version}.*") if home else ():
                 patch = re.fullmatch(r"[0-9]+", folder.name.removeprefix(version + "."))

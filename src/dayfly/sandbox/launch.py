@@ -43,9 +43,13 @@ Parameter = int | str
 
 
 class Kit:
-    """What a zygote makes once and all its children use: the filters, a handle on the root, the interface versions."""
+    """What a zygote makes once and all its children use: limits that are the same for all, filters, a handle on the root."""
 
     def __init__(self, config: dict[str, object]) -> None:
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
+        _limit(resource.RLIMIT_MSGQUEUE, 0)
+        _limit(resource.RLIMIT_MEMLOCK, 64 * 1024)
         self.landlock_abi = _landlock_abi()
         self.root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         self.null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
@@ -138,7 +142,9 @@ class Child:
     def do_secret_files(self) -> None:
         folder = os.environ["DAYFLY_SECRETS"]
         os.mkdir(folder, 0o700)
-        self._write_secrets(folder, -1)
+        owner = self.uid or -1  # without root there is only one user
+        os.chown(folder, owner, owner)
+        self._write_secrets(folder, owner)
 
     def _write_secrets(self, folder: str, uid: int) -> None:
         for name, value in parse_secrets(read_whole(self.descriptors["secrets"], SECRETS_BYTES_MAX)):
@@ -178,11 +184,7 @@ class Child:
 
     def do_limits(self, processes: int, tmp_bytes: int, data_bytes: int) -> None:
         """`processes` and `data_bytes` 0: no such limit here, because another wall stands or counting would hit the wrong ones."""
-        _limit(resource.RLIMIT_CORE, 0)
-        _limit(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
         _limit(resource.RLIMIT_FSIZE, max(tmp_bytes, FILE_BYTES_MIN))
-        _limit(resource.RLIMIT_MSGQUEUE, 0)
-        _limit(resource.RLIMIT_MEMLOCK, 64 * 1024)
         if processes:
             _limit(resource.RLIMIT_NPROC, processes)
         if data_bytes:

@@ -87,6 +87,7 @@ class Root:
         self._files: list[tuple[str, bytes]] = []
         self._links: list[tuple[str, str]] = []
         self._folders: list[tuple[str, int]] = []
+        self._proc = False
 
     def __repr__(self) -> str:
         return f"<Root {[path for _, path, _ in self._trees]}>"
@@ -125,6 +126,11 @@ class Root:
         self.add_file("/etc/passwd", b"root:x:0:0:root:/:/usr/sbin/nologin\n")
         self.add_file("/etc/group", b"root:x:0:\n")
 
+    def add_proc(self) -> None:
+        """This pid namespace's whole /proc. In a user namespace, only who sees one may mount another later; children cover it."""
+        self._proc = True
+        self.add_folder("/proc")
+
     def enter(self) -> None:
         """Build the root, walk into it, let go of the old one, and make it read-only. Needs a private mount namespace."""
         flags = sys_.MS_NOSUID | sys_.MS_NODEV
@@ -143,6 +149,8 @@ class Root:
                 self._write(path, b"")
             attach(tree, self.stage + path)
         self._trees.clear()
+        if self._proc:
+            sys_.mount("proc", self.stage + "/proc", "proc", flags | sys_.MS_NOEXEC)
         os.chdir(self.stage)
         sys_.pivot_root(".", ".")
         sys_.umount(".", sys_.MNT_DETACH)

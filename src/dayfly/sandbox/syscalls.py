@@ -6,6 +6,7 @@ call's errno. Called by the other modules of this room and by node/.
 
 import ctypes
 import os
+import signal
 from struct import Struct, pack
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,14 +41,24 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 15, 22, 23, 24
-PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 SECCOMP_MODE_FILTER = 2
-PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 # These numbers are the same on every architecture (calls added after Linux 5.0).
 _PIDFD_SEND_SIGNAL, _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLONE3 = 424, 428, 429, 434, 435
 _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 436, 437, 442
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+
+
+_SPACE_NAMES = {
+    CLONE_NEWNS: "mount namespace", CLONE_NEWCGROUP: "cgroup namespace", CLONE_NEWUTS: "host name namespace", CLONE_NEWIPC: "ipc namespace",
+    CLONE_NEWUSER: "user namespace", CLONE_NEWPID: "pid namespace", CLONE_NEWNET: "network namespace",
+}  # fmt: skip
+
+
+def _named(flags: int) -> str:
+    """Flags in words, for the person who reads the error."""
+    return "new " + " and ".join(name for flag, name in _SPACE_NAMES.items() if flags & flag)
 
 
 def _fail(what: str) -> OSError:
@@ -65,7 +76,7 @@ def _call(what: str, number: int, *arguments: object) -> int:
 
 def unshare(flags: int) -> None:
     if _libc.unshare(flags):
-        raise _fail(f"unshare {flags:#x}")
+        raise _fail(_named(flags))
 
 
 def setns(descriptor: int, kind: int) -> None:
@@ -112,8 +123,7 @@ def drop_bounding_set() -> None:
 
 
 def drop_capabilities() -> None:
-    """Empty the ambient, effective, permitted and inheritable sets."""
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)
+    """Empty the effective, permitted and inheritable sets; the kernel empties the ambient set with them."""
     header = pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
     if _libc.capset(header, bytes(24)):
         raise _fail("capset")
@@ -166,20 +176,21 @@ _locked_syscall.restype = ctypes.c_long
 _locked_syscall.argtypes = _syscall.argtypes
 
 
-def fork_into_cgroup(cgroup: int, flags: int, thread_id_address: int) -> int:
-    """fork() whose child is born in the v2 cgroup that the descriptor `cgroup` names. As fork(), returns 0 in the child.
+def fork_with(flags: int, cgroup: int = -1, thread_id_address: int = 0) -> int:
+    """fork() with CLONE_NEW* flags for the child, which is born in the v2 cgroup that `cgroup` names. Returns 0 in the child.
 
-    `thread_id_address` is where libc keeps the calling thread's id (see `find_thread_id_address`): libc's own fork has the
-    kernel refresh it, and a raw clone must do the same, or pthread calls in the child act on the parent's id.
+    `thread_id_address` is where libc keeps the calling thread's id (see `find_thread_id_address`): libc's own fork has the kernel
+    refresh it, and a raw clone must do the same, or pthread calls in the child act on the parent's id. 0 will do before an exec.
     """
-    flags |= CLONE_INTO_CGROUP | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
-    arguments = ctypes.create_string_buffer(_CLONE_ARGS.pack(flags, 0, thread_id_address, 0, 17, 0, 0, 0, 0, 0, cgroup))
+    flags |= (CLONE_INTO_CGROUP if cgroup >= 0 else 0) | (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID if thread_id_address else 0)
+    group = max(cgroup, 0)
+    arguments = ctypes.create_string_buffer(_CLONE_ARGS.pack(flags, 0, thread_id_address, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group))
     _before_fork()
     pid: int = _locked_syscall(_CLONE3, ctypes.addressof(arguments), _CLONE_ARGS.size, 0, 0, 0, 0)
     if pid == 0:
         _after_fork_child()
         return 0
-    failure = _fail("clone3 into a cgroup") if pid < 0 else None
+    failure = _fail(f"clone3, {_named(flags)}") if pid < 0 else None
     _after_fork_parent()
     if failure is not None:
         raise failure

@@ -91,7 +91,7 @@ def _lacks(wall: str, demand: Demand, features: Features) -> str:
     if wall == "egress":
         return _lacks_egress(demand, features)
     groups = WALLS[wall][1]
-    reasons = ["; ".join(filter(None, (_reason(feature, features) for feature in group))) for group in groups]
+    reasons = ["; ".join(dict.fromkeys(filter(None, (_reason(feature, features) for feature in group)))) for group in groups]
     return "" if "" in reasons else reasons[0]
 
 

@@ -1,0 +1,236 @@
+"""sandbox/cgroup.py: both versions. v1 against this machine's kernel; v2 against a folder that looks like cgroupfs, and, for being born
+inside a group, against this machine's kernel."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dayfly.sandbox import cgroup, syscalls
+from dayfly.sandbox.cgroup import Groups, Place, find_place
+
+V1_MOUNTS = """\
+30 29 0:1 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+31 29 0:2 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+32 29 0:3 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+33 29 0:4 / /sys/fs/cgroup/with\\040space rw - cgroup cgroup rw,freezer
+"""
+FILES_V2 = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.weight", "memory.events", "memory.peak", "cpu.stat")
+
+
+class FakeV2(Groups):
+    """Groups in an ordinary folder: the kernel's files are made where the kernel would make them, and vanish with their folder."""
+
+    def _make(self) -> cgroup.Group:
+        group = super()._make()
+        furnish(group.unique[0])
+        return group
+
+
+def furnish(folder: Path) -> None:
+    for name in FILES_V2:
+        (folder / name).write_text("")
+
+
+def strip(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.is_file():
+            file.unlink()
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    """A v2 mount with the three controllers, not yet enabled below."""
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    (tmp_path / "cgroup.procs").write_text("")
+    return tmp_path
+
+
+def prepared(fake: Path, monkeypatch: pytest.MonkeyPatch) -> FakeV2:
+    """Groups below the fake, whose parent folder gets its files as it is made."""
+    real = Path.mkdir
+
+    def mkdir(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        real(self, mode, parents, exist_ok)
+        if fake in self.parents and not self.name.startswith("i"):
+            furnish(self)
+            for name in ("cgroup.controllers", "cgroup.subtree_control", "cgroup.procs"):
+                (self / name).write_text((fake / "cgroup.controllers").read_text() if name == "cgroup.controllers" else "")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    return FakeV2(Place(2, dict.fromkeys(cgroup.CONTROLLERS, fake), {}), "dayfly-test", ready=2)
+
+
+def test_v2_limits_and_usage(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """v2: controllers are enabled on the way down, limits are written under their v2 names, usage is read under them."""
+    groups = prepared(fake, monkeypatch)
+    assert (fake / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    assert groups.available()["memory_cgroup"] is True
+    assert groups.available()["cgroup_v2"] is True
+    assert groups.available()["cgroup_v1"] is not True
+    assert groups.refill() is True
+    assert groups.refill() is False
+    group = groups.take(128 << 20, 64)
+    assert group is not None
+    folder = group.unique[0]
+    assert list(group.descriptors) == ["cgroup"]
+    written = {name: (folder / name).read_text() for name in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.weight")}
+    assert written == {"memory.max": str(128 << 20), "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "64", "cpu.weight": "12"}
+    (folder / "cpu.stat").write_text("usage_usec 4711\nuser_usec 1\n")
+    (folder / "memory.peak").write_text("5000000\n")
+    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n")
+    assert group.usage() == cgroup.Usage(4711, 5_000_000, 1)
+    groups.give_back(group)
+    strip(folder)
+    assert groups.sweep() is False
+    assert not folder.exists()
+
+
+def test_v2_busy_folder_moves_its_processes_to_a_leaf(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delegated folder that holds the platform's own processes: they move to a leaf, then controllers can be enabled."""
+    (fake / "cgroup.procs").write_text("41\n42\n")
+    moved: list[str] = []
+    real = cgroup._write
+
+    def write(path: Path, value: object) -> None:
+        if path == fake / "cgroup.subtree_control" and len(moved) < 2:
+            raise OSError(16, "busy")
+        if path.parent.name.endswith("-platform"):
+            moved.append(str(value))
+        real(path, value)
+
+    monkeypatch.setattr(cgroup, "_write", write)
+    groups = prepared(fake, monkeypatch)
+    assert moved == ["41", "42"]
+    assert set(groups.folders) == set(cgroup.CONTROLLERS)
+
+
+def test_places() -> None:
+    """Where groups go, from the kernel's texts: v1 by controller, v2 when it has what is needed, reasons where nothing is."""
+    place = find_place(V1_MOUNTS, "4:memory:/\n3:pids:/\n2:cpu,cpuacct:/\n", privileged=True)
+    assert place.version == 1
+    assert {name: str(path) for name, path in place.folders.items()} == {
+        "memory": "/sys/fs/cgroup/memory", "pids": "/sys/fs/cgroup/pids", "cpu": "/sys/fs/cgroup/cpu,cpuacct",
+    }  # fmt: skip
+    none = find_place("", "", privileged=True)
+    assert none.folders == {}
+    assert set(none.reasons) == set(cgroup.CONTROLLERS)
+
+
+def test_v2_is_preferred_when_it_has_the_controllers(fake: Path) -> None:
+    """A unified hierarchy wins; an ordinary user stays below its own folder, root may use the top."""
+    (fake / "user").mkdir()
+    mountinfo = f"30 29 0:1 / {fake} rw - cgroup2 cgroup2 rw\n" + V1_MOUNTS
+    assert find_place(mountinfo, "0::/user\n", privileged=False).folders["memory"] == fake / "user"
+    assert find_place(mountinfo, "0::/user\n", privileged=True).folders["memory"] == fake
+
+
+@pytest.fixture
+def real_v1() -> Iterator[Groups]:
+    place = find_place(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text(), privileged=True)
+    if os.geteuid() != 0 or place.version != 1 or place.reasons:
+        pytest.skip("needs root and the v1 controllers")
+    groups = Groups(place, f"dayfly-test-{os.getpid()}", ready=2)
+    yield groups
+    groups.close()
+    assert not any(folder.exists() for folder in groups.folders.values())
+
+
+@pytest.mark.root
+def test_v1_for_real(real_v1: Groups) -> None:
+    """v1 on this kernel: a process that writes itself into `tasks` is limited, counted, and its group goes when it is gone."""
+    group = real_v1.take(32 << 20, 8)
+    assert group is not None
+    pid = os.fork()
+    if pid == 0:
+        for descriptor in group.descriptors.values():
+            os.write(descriptor, b"0")
+        data = bytearray(8 << 20)
+        data[:: 4096] = b"x" * len(data[::4096])
+        os._exit(0)
+    os.waitpid(pid, 0)
+    usage = group.usage()
+    assert 8 << 20 < usage.memory_peak_bytes < 32 << 20
+    assert usage.oom_kills == 0
+    folders = group.unique
+    assert (group.folders["memory"] / "memory.limit_in_bytes").read_text().strip() == str(32 << 20)
+    real_v1.give_back(group)
+    while real_v1.sweep():
+        pass
+    assert not any(folder.exists() for folder in folders)
+
+
+@pytest.mark.root
+def test_leftovers_are_killed_and_removed(real_v1: Groups) -> None:
+    """What a killed node left, processes included, is gone after `clean`; that is how a new node begins."""
+    group = real_v1.take(32 << 20, 8)
+    assert group is not None
+    pid = os.fork()
+    if pid == 0:
+        for descriptor in group.descriptors.values():
+            os.write(descriptor, b"0")
+        signal.pause()
+    group.close_descriptors()
+    for folder in group.unique:
+        while str(pid) not in (folder / "cgroup.procs").read_text().split():
+            os.sched_yield()
+    parents = set(real_v1.folders.values())
+    # Its parent must reap it, or it stays in the group as a zombie for nobody.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for folder in parents:
+            cgroup.clean(folder)
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    assert not any(folder.exists() for folder in parents)
+
+
+PROGRAM = """
+import os, sys, threading
+from dayfly.sandbox import syscalls
+address = syscalls.find_thread_id_address()
+group = os.open(sys.argv[1], os.O_RDONLY)
+pid = syscalls.fork_with(0, group, address)
+if pid == 0:
+    inside = open("/proc/self/cgroup").read()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(threading.get_native_id()))
+    thread.start()
+    thread.join()
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    ok = sys.argv[2] in inside and found and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    os._exit(0 if ok else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.root
+def test_born_in_a_v2_group() -> None:
+    """clone3 with CLONE_INTO_CGROUP on this kernel: the child is in the group from the start, and threads and forks work in it."""
+    import subprocess
+
+    unified = Path("/sys/fs/cgroup/unified")
+    mount = unified if unified.is_dir() else Path("/sys/fs/cgroup")
+    if not (mount / "cgroup.procs").exists():
+        pytest.skip("no cgroup v2 here")
+    folder = mount / f"dayfly-test-{os.getpid()}"
+    folder.mkdir()
+    try:
+        done = subprocess.run([sys.executable, "-c", PROGRAM, str(folder), folder.name], capture_output=True, text=True, timeout=20)
+        assert done.stdout.strip() == "0", done
+    finally:
+        folder.rmdir()
+
+
+def test_fork_with_no_flags() -> None:
+    """The raw fork behaves as fork does: two processes, one return value each."""
+    pid = syscalls.fork_with(0, -1, syscalls.find_thread_id_address())
+    if pid == 0:
+        os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
