@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.egress.world import PUBLIC, Instance, Platform, World
+from tests.egress.world import PUBLIC, Instance, Platform, World, wait_until
 
 ROUNDS = 200
 
@@ -136,8 +136,8 @@ def idle(platform: Platform, count: int) -> None:
 
 def churn(platform: Platform, count: int) -> None:
     """Many starts one after the other; what is left."""
-    platform.deliver()
-    time.sleep(5)  # what the last measurement left is freed
+    wait_until(lambda: platform.deliver() or "unsent=0" in repr(platform.pool), "the last measurement's releases to be sent")
+    time.sleep(3)  # and what it left is freed
     own, brokers, slab = len(os.listdir("/proc/self/fd")), platform.broker_descriptors(), slab_kib()
     memory, _ = broker_cost(platform)
     began = time.perf_counter()

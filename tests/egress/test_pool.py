@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dayfly.core.wire.egress import OWN_ADDRESS
-from dayfly.sandbox import network
+from dayfly.sandbox import netns, network
 from tests.egress.world import Instance, attempt
 
 pytestmark = pytest.mark.root
@@ -101,7 +101,7 @@ def test_a_failure_in_the_middle_brings_the_thread_back(monkeypatch: pytest.Monk
         def refuse(*_: object) -> int:
             raise OSError(1, "refused")
 
-        monkeypatch.setattr(network.bpf, "steer", refuse)  # the kernel cannot be asked to fail here
+        monkeypatch.setattr(netns.bpf, "steer", refuse)  # the kernel cannot be asked to fail here
         os.close(pool.take("internet"))  # the probe's
         with pytest.raises(OSError, match="refused"):
             pool.take("internet")

@@ -109,6 +109,7 @@ def _forwarded(method: bytes, target: bytes, host: str, port: int, headers: list
 
 
 def error_answer(error: ProxyError) -> bytes:
+    """The whole HTTP answer that tells the client why."""
     body = f"{error}\n".encode()
     head = f"HTTP/1.1 {error.status} {_REASONS[error.status]}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"Connection: close\r\n\r\n" + body
