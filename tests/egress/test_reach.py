@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from dayfly.sandbox import network
-from tests.egress.world import FORBIDDEN, FORBIDDEN6, MACHINE, MACHINE6, PUBLIC, PUBLIC6, Platform, World, attempt
+from dayfly.sandbox import netns, network
+from tests.egress.world import FORBIDDEN, FORBIDDEN6, MACHINE, MACHINE6, PUBLIC, PUBLIC6, Instance, Platform, World, attempt
 
 pytestmark = pytest.mark.root
 
@@ -236,3 +236,21 @@ def test_what_is_no_query_is_not_forwarded(platform: Platform) -> None:
     with platform.instance() as instance:
         answers = instance.run(_ask_rubbish_then, [packet.hex() for packet in rubbish], QUERY.hex())
         assert len(answers) == 1
+
+
+def test_a_kernel_without_ipv6_gets_the_same_over_ipv4(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With IPv4-only sockets, connections and name queries work and answers come from where they were asked."""
+    monkeypatch.setattr(netns, "_open_socket", lambda kind: socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK))
+    monkeypatch.setattr(netns, "has_global_ipv6", lambda: False)  # such a kernel cannot be had in a test
+    taken = [platform.take() for _ in range(3)]  # two were waiting
+    instance = Instance(taken[-1])
+    try:
+        assert instance.run(attempt, PUBLIC) == repr([MACHINE, (PUBLIC, 80)])
+        assert instance.run(attempt, "10.1.2.3") == "ConnectionResetError"
+        assert instance.run(attempt, PUBLIC6) == "OSError"  # unreachable at once, so that clients try IPv4
+        answer, sender = instance.run(_ask, "8.8.8.8", QUERY)
+        assert (bytes.fromhex(answer)[-4:], sender) == (socket.inet_aton(PUBLIC), "8.8.8.8")
+    finally:
+        for descriptor in taken:
+            platform.pool.release(platform.pool.key(descriptor))
+            os.close(descriptor)
