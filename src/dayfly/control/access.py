@@ -100,9 +100,7 @@ class Access:
 def new_token(name: str, namespaces: tuple[str, ...], verbs: tuple[str, ...]) -> tuple[Token, str]:
     """A token with a fresh id and 256 bits of secret, and its text."""
     token_id, secret = dice.token_hex(6), dice.token_hex(32)
-    token = Token(
-        id=token_id, digest=digest(secret), namespaces=namespaces, verbs=verbs, name=name, created_at=round(time.time(), 3)
-    )
+    token = Token(id=token_id, digest=digest(secret), namespaces=namespaces, verbs=verbs, name=name, created_at=round(time.time(), 3))
     return token, token_text(token_id, secret)
 
 

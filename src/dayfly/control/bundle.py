@@ -97,9 +97,7 @@ def _opened(archive: Path, entries_max: int) -> Path:
 def _entry(index: int, info: zipfile.ZipInfo) -> Entry:
     mode = info.external_attr >> 16
     # orig_filename: zipfile cuts `filename` at a NUL and turns the platform's separators, which would hide a trick.
-    return Entry(
-        name=info.orig_filename, size=info.file_size, mode=mode, flags=info.flag_bits, method=info.compress_type, index=index
-    )
+    return Entry(name=info.orig_filename, size=info.file_size, mode=mode, flags=info.flag_bits, method=info.compress_type, index=index)
 
 
 def _write_all(zipped: zipfile.ZipFile, files: list[BundleFile], folder: Path, bytes_max: int) -> str:
@@ -143,9 +141,7 @@ def _seal(folder: Path, files: int) -> None:
 
 
 def _translated(error: BaseException, folder: Path) -> BaseException:
-    if isinstance(
-        error, zipfile.BadZipFile | zlib.error | EOFError | NotImplementedError | RuntimeError | UnicodeError | ValueError
-    ):
+    if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError | NotImplementedError | RuntimeError | UnicodeError | ValueError):
         return bundle.refused(f"The bundle is damaged or of an unknown kind: {error}.")
     if isinstance(error, OSError):
         return disk_refusal(error, folder)

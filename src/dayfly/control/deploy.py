@@ -90,16 +90,14 @@ class Deployer:
             if users > 1:
                 self._locks[key] = (lock, users - 1)
 
-    async def run(self, order: Order, emit: Emit) -> None:
-        """One deploy; its last event is Deployed or Failed. Raises nothing but cancellation."""
-        clock = _Clock(emit)
+    async def run(self, order: Order, emit: Emit) -> Event:
+        """One deploy: tells what happens through `emit` and returns how it ended. Raises nothing but defects."""
         try:
             with self._folders.holding() as held:
-                event: Event = await self._deploy(order, clock, held)
+                return await self._deploy(order, _Clock(emit), held)
         except Refusal as refusal:
             log.info("deploy_failed", function=order.name, namespace=order.namespace, code=refusal.kind.code)
-            event = failed(refusal)
-        emit(event)
+            return failed(refusal)
 
     async def _deploy(self, order: Order, clock: "_Clock", held: set[Key]) -> Deployed:
         clock.stage("unpack", "")

@@ -97,9 +97,7 @@ class Functions:
             self._catalog.put(function)
         return alias
 
-    def _changed(
-        self, tx: sa.Connection, namespace: str, name: str, change: Callable[[sa.Connection], Alias]
-    ) -> tuple[Alias, Function]:
+    def _changed(self, tx: sa.Connection, namespace: str, name: str, change: Callable[[sa.Connection], Alias]) -> tuple[Alias, Function]:
         if functions.created_at(tx, namespace, name) is None:
             raise _unknown(name)
         alias = change(tx)

@@ -111,9 +111,7 @@ class LinkServer:
         try:
             return await asyncio.wait_for(proof, timeout_seconds)
         except TimeoutError:
-            raise Refusal(
-                "start_failed", f"No gateway answered within {timeout_seconds:g} s whether the version starts."
-            ) from None
+            raise Refusal("start_failed", f"No gateway answered within {timeout_seconds:g} s whether the version starts.") from None
         finally:
             del peer.proofs[request]
 

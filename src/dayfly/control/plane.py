@@ -111,6 +111,7 @@ class Control:
         Raises Refusal overloaded when too many run.
         """
         if len(self._deploys) >= DEPLOYS_MAX:
+            order.bundle.unlink(missing_ok=True)
             raise Refusal("overloaded", f"{DEPLOYS_MAX} deploys are running.", retry_after_seconds=5.0)
         events: asyncio.Queue[Event] = asyncio.Queue()
         task = asyncio.create_task(self._deploy(order, events))
@@ -123,15 +124,14 @@ class Control:
             if events.qsize() < EVENTS_MAX or not isinstance(event, Output):
                 events.put_nowait(event)
 
+        last: Event = failed(Refusal("shutting_down", "Control is ending; deploy again."))
         try:
-            await self.deployer.run(order, emit)
-        except asyncio.CancelledError:
-            emit(failed(Refusal("shutting_down", "Control is ending; deploy again.")))
-            raise
+            last = await self.deployer.run(order, emit)
         except Exception as error:
-            emit(failed(defect("deploy_defect", error)))
+            last = failed(defect("deploy_defect", error))
         finally:
             await asyncio.shield(asyncio.to_thread(order.bundle.unlink, missing_ok=True))
+            emit(last)
 
     async def _tidy(self) -> None:
         """old logs, folders nobody names."""
