@@ -99,6 +99,7 @@ class Driver:
         python: str = sys.executable,
         layer: dict[str, str] | None = None,
         as_init: bool = False,
+        shared: tuple[socket.socket, socket.socket] | None = None,
         **boot: Any,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="dayfly-runtime-")
@@ -110,7 +111,10 @@ class Driver:
         self.frames: deque[Frame] = deque()  # read, and not asked for yet
         self.seen: list[Frame] = []  # all of them
         self._rest = bytearray()
-        self.requests, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if shared:  # with another instance of the same version
+            self.requests, requests = (end.dup() for end in shared)
+        else:
+            self.requests, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self.answers, answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         progress = os.memfd_create("progress")
@@ -134,7 +138,7 @@ class Driver:
         )
         os.close(output)
         os.close(handed)
-        requests.close()
+        self.receiver = requests  # a gateway keeps it: calls that nobody has taken outlive an instance
         answers.close()
         self._boot = {
             "namespace": "default",
@@ -164,9 +168,7 @@ class Driver:
         self.answers.sendall(frames.CONTROL.pack(frames.BOOT, len(body), 0) + body)
         return self.wait_for(lambda frame: frame.kind in (frames.READY, frames.FAILED))
 
-    def send(
-        self, kind: int, body: bytes = b"", meta: bytes = b"", *, seconds: float = 30.0, call_id: str = "", fd: bool = False
-    ) -> int:
+    def send(self, kind: int, body: bytes = b"", meta: bytes = b"", *, seconds: float = 30.0, call_id: str = "", fd: bool = False) -> int:
         """Put one call into the requests socket; returns its sequence number. `fd`: the body rides as a memfd."""
         self.seq += 1
         identifier = (call_id or f"call-{self.seq}").encode()
@@ -196,13 +198,17 @@ class Driver:
 
     def answer(self, seq: int) -> Answer:
         """Wait for the RESULT of a call; with the LOG frames of the same call that came before."""
-        result = self.wait_for(lambda frame: frame.seq == seq and frame.kind == frames.RESULT)
+        result = self._known(seq, frames.RESULT) or self.wait_for(lambda frame: frame.seq == seq and frame.kind == frames.RESULT)
         return Answer(**vars(result), logs=[f for f in self.seen if f.kind == frames.LOG and f.seq == seq])
 
     def stream(self, seq: int) -> list[Frame]:
         """Wait for the END of a streamed call; its HEAD, CHUNK and END frames in order."""
-        self.wait_for(lambda frame: frame.seq == seq and frame.kind == frames.END)
+        if self._known(seq, frames.END) is None:
+            self.wait_for(lambda frame: frame.seq == seq and frame.kind == frames.END)
         return [f for f in self.seen if f.seq == seq and f.kind in (frames.HEAD, frames.CHUNK, frames.END)]
+
+    def _known(self, seq: int, kind: int) -> Frame | None:
+        return next((frame for frame in self.seen if frame.seq == seq and frame.kind == kind), None)
 
     def cancel(self, seq: int) -> None:
         self.answers.sendall(frames.CONTROL.pack(frames.CANCEL, 0, seq))
@@ -243,6 +249,12 @@ class Driver:
         page = os.pread(self._progress, frames.PROGRESS_BYTES, 0)
         return [seq for at in range(frames.SLOTS_MAX) if (seq := frames.SLOT.unpack_from(page, at * frames.SLOT.size)[0])]
 
+    def wait_idle(self) -> None:
+        """Until the progress page is empty: a slot is cleared just after its answer is out."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.slots():
+            assert time.monotonic() < deadline, f"still in the page: {self.slots()}"
+
     # ---- the node's side ------------------------------------------------------------------------------------------------------
 
     def output(self) -> bytes:
@@ -280,7 +292,7 @@ class Driver:
         except ProcessLookupError:
             pass
         self.process.wait()
-        for end in (self.requests, self.answers):
+        for end in (self.requests, self.receiver, self.answers):
             end.close()
         for fd in (self._progress, self._output):
             os.close(fd)

@@ -6,9 +6,9 @@ then, because the sandbox does not show our files. Must never return to its call
 
 import faulthandler
 import os
-import time
 from contextlib import suppress
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
+from time import monotonic_ns
 
 from dayfly.runtime import concurrent, handler, logs, sequential
 from dayfly.runtime.answers import Answers, frame
@@ -35,7 +35,7 @@ def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str
 
     The descriptors are taken over. Expects: working directory `task_root`, 0/1/2 open, no other threads. Ends the process with 0 after
     RETIRED, 1 after FAILED, the user's status after sys.exit, 70 to 72 when the instance could not go on (answers.py, inbox.py,
-    sequential.py say when).
+    instance.py say when).
     """
     answers = Answers(answers_fd)
     inbox = Inbox(requests_fd)
@@ -50,7 +50,7 @@ def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str
             part.forget()
 
     os.register_at_fork(after_in_child=forget)
-    began = time.monotonic_ns()
+    began = monotonic_ns()
     try:
         enter(boot, task_root, layer_root)
         _name_crashes()
@@ -73,7 +73,7 @@ def _name_crashes() -> None:
 
 
 def _ready(answers: Answers, began: int) -> None:
-    answers.write(frame(READY, 0, meta=dumps({"init_us": (time.monotonic_ns() - began) // 1000})))
+    answers.write(frame(READY, 0, meta=dumps({"init_us": (monotonic_ns() - began) // 1000})))
 
 
 def _fail(answers: Answers, outputs: tuple[Output, Output], error: BaseException) -> "NoReturn":
@@ -81,7 +81,7 @@ def _fail(answers: Answers, outputs: tuple[Output, Output], error: BaseException
     if isinstance(error, SystemExit):
         error, _ = exit_fault(error, "")
     for output in outputs:
-        output.finish_line()
+        output.finish_lines()
     send_text(answers, log_text(error).encode("utf-8", "replace"), 0, flags=STDERR, level=ERROR_LEVEL)
     answers.write(frame(FAILED, 0, meta=dumps(fitting(describe(error, "")))))
     os._exit(EXIT_INIT_FAILED)

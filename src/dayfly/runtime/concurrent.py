@@ -5,15 +5,16 @@ socket waits until it is out, so at most one frame per call is held. Must never 
 free). Used by agent.py.
 """
 
+import os
 import sys
-import time
 from contextlib import suppress
+from time import monotonic_ns
 from types import GeneratorType
 
 from dayfly.runtime.answers import frame
 from dayfly.runtime.frames import RESULT
 from dayfly.runtime.inbox import Call, Inbox, Leave
-from dayfly.runtime.instance import Instance
+from dayfly.runtime.instance import EXIT_INTERRUPTED, Instance
 from dayfly.runtime.stream import Stream
 
 TYPE_CHECKING = False
@@ -68,6 +69,8 @@ class _Server:
                 self._start(call)
         except Leave:
             self._retire()
+        except BaseException:  # a signal handler of the user's raised: a call may have been taken and not begun
+            os._exit(EXIT_INTERRUPTED)
         watch = bool(self._free) and not self._leaving
         if watch != self._watching:
             self._watching = watch
@@ -93,7 +96,7 @@ class _Server:
         self._instance.slots[2 * slot] = 0
         del self._running[slot]
         self._free.append(slot)
-        if self._instance.exit_status is not None or self._instance.is_worn_out(time.monotonic_ns()):
+        if self._instance.exit_status is not None or self._instance.is_worn_out(monotonic_ns()):
             self._leaving = True
         if self._leaving:
             self._retire()
@@ -107,9 +110,14 @@ class _Server:
         try:
             await self._answer(call)
         except BaseException as error:
-            await self._put(instance.error_frame(call, error))
-        finally:
-            self._finished(slot)
+            await self._fail(call, error)
+        self._finished(slot)
+
+    async def _fail(self, call: Call, error: BaseException) -> None:
+        try:
+            await self._put(self._instance.error_frame(call, error))
+        except BaseException:  # this interpreter is damaged: better lost than silent
+            os._exit(EXIT_INTERRUPTED)
 
     async def _answer(self, call: Call) -> None:
         instance = self._instance
@@ -124,8 +132,8 @@ class _Server:
             await self._stream(call, result)
             return
         status, meta, body = contract.answer(result)
-        instance.finish_lines()
-        elapsed = (time.monotonic_ns() - call.began) // 1000
+        instance.finish_lines(call.seq)
+        elapsed = (monotonic_ns() - call.began) // 1000
         await self._put(frame(RESULT, call.seq, body, status=status, meta=meta, exec_us=elapsed))
 
     async def _stream(self, call: Call, source: "Any") -> None:
@@ -154,7 +162,7 @@ class _Server:
                 raise
         finally:
             self._streams.pop(call.seq, None)
-        instance.finish_lines()
+        instance.finish_lines(call.seq)
         await self._put(last or stream.end())
 
     def _slot_of(self, call: Call) -> int:

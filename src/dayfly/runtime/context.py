@@ -5,7 +5,7 @@ function, so that a call pays for four. Must never do I/O but `log`. Used by ins
 """
 
 import sys
-import time
+from time import monotonic_ns
 
 from dayfly.runtime.failure import Fault, message_of
 from dayfly.runtime.jsontext import loads
@@ -83,7 +83,7 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the call's deadline, never negative."""
-        return max(0, (self._deadline - time.monotonic_ns()) // 1_000_000)
+        return max(0, (self._deadline - monotonic_ns()) // 1_000_000)
 
     def log(self, message: object) -> None:
         """Write to standard output, without a line end of its own."""

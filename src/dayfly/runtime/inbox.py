@@ -6,10 +6,10 @@ Must never make the shared socket non-blocking (its flags belong to every instan
 
 import os
 import sys
-import time
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, socket
 from contextlib import suppress
 from mmap import MADV_DONTNEED, mmap
+from time import monotonic_ns
 
 from dayfly.runtime.failure import Fault
 from dayfly.runtime.frames import BODY_IN_FD, MESSAGE_BYTES_MAX, REQUEST, RETIRE
@@ -112,14 +112,14 @@ class Inbox:
                 raise
             os.set_blocking(self.fd, True)  # user code changed it
             return None
-        except OSError as error:  # closed by user code
-            raise Leave from error
         except BaseException as error:
+            if isinstance(error, OSError) and error.errno:  # user code closed the descriptor (its own TimeoutError has no number)
+                raise Leave from error
             self._interrupted(error)
             return None
         if size < _HEAD:
             raise Leave
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         kind, flags, id_size, meta_size, seq, deadline = _unpack(buffer)
         if kind == RETIRE:
             raise Leave

@@ -9,8 +9,8 @@ gathered more than ZOMBIES_MAX dead children retires between two calls: a new on
 
 import atexit
 import os
-import time
 from _thread import start_new_thread
+from time import monotonic_ns, sleep
 
 from dayfly.runtime.answers import Answers, frame
 from dayfly.runtime.context import context_class
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Contract = DirectContract | HttpContract
 
 EXIT_HOOKS_SECONDS = 2.0  # atexit functions of user code, as long as Lambda's shutdown phase
+EXIT_INTERRUPTED = 72  # a signal handler raised between a call's code and its answer, or the interpreter is damaged
 LOOK_NS = 100_000_000  # time between two looks for zombies
 ZOMBIES_MAX = 16
 
@@ -70,15 +71,15 @@ class Instance:
     def error_frame(self, call: Call, error: BaseException) -> bytes:
         """The whole answer to a call that failed."""
         flags, body = self.failed(call, error)
-        self.finish_lines()
-        elapsed = (time.monotonic_ns() - call.began) // 1000
+        self.finish_lines(call.seq)
+        elapsed = (monotonic_ns() - call.began) // 1000
         return frame(RESULT, call.seq, body, flags=flags, status=self.contract(call).error_status, exec_us=elapsed)
 
-    def finish_lines(self) -> None:
-        """Send unfinished lines of output, so that they stand before the call's answer."""
+    def finish_lines(self, seq: int | None = None) -> None:
+        """Send unfinished lines of a call's output (or all there are), so that they stand before its answer."""
         for output in self.outputs:
-            if output.partial:
-                output.finish_line()
+            if output.partials:
+                output.finish_lines(seq)
 
     def is_worn_out(self, now: int) -> bool:
         """Whether so many dead children have gathered that this instance should retire. Looks at most every LOOK_NS."""
@@ -105,7 +106,7 @@ class Instance:
         self._end(status, said)
 
     def _leave_late(self, status: int, said: bool) -> None:
-        time.sleep(EXIT_HOOKS_SECONDS)
+        sleep(EXIT_HOOKS_SECONDS)
         self._end(status, said)
 
     def _end(self, status: int, said: bool) -> "NoReturn":

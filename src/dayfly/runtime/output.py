@@ -1,7 +1,7 @@
 """What user code prints, as LOG frames that carry the call: sys.stdout and sys.stderr of an instance.
 
-Each stream is an ordinary io.TextIOWrapper (so that everything that works on one works) over an `Output`, which holds back at most
-one unfinished line and sends the rest at once: a crash loses nothing that ended with a line end. Output of C code and subprocesses
+Each stream is an ordinary io.TextIOWrapper (so that everything that works on one works) over an `Output`, which holds back
+unfinished lines only and sends the rest at once: a crash loses nothing that ended with a line end. Output of C code and subprocesses
 does not come here; it goes to the pipe behind descriptors 1 and 2. Must never buffer without bound and never print itself.
 Used by agent.py, logs.py and instance.py.
 """
@@ -9,7 +9,7 @@ Used by agent.py, logs.py and instance.py.
 import io
 import os
 import sys
-from _thread import RLock
+from _thread import RLock, get_ident
 
 from dayfly.runtime.answers import Answers, frame
 from dayfly.runtime.frames import LOG, LOG_LINE_BYTES_MAX
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 STDOUT_LEVEL, STDERR_LEVEL, ERROR_LEVEL = 20, 30, 40  # logging's numbers
+PARTIALS_MAX = 64  # of one stream; more threads than this print in lines
 BATCH_BYTES = 64 * 1024  # frames sent together
 
 
@@ -51,8 +52,8 @@ class Output(io.BufferedIOBase):
         self._stream = stream
         self._level = level
         self._lock = RLock()
-        self._partial_of = 0
-        self.partial = b""  # an unfinished line
+        # Unfinished lines with the call they began in. By thread, and by call where one thread runs several: they do not mix.
+        self.partials: dict[tuple[int, int], tuple[int, bytes]] = {}
 
     def writable(self) -> bool:
         return True
@@ -69,39 +70,36 @@ class Output(io.BufferedIOBase):
         size = len(data)
         with self._lock:
             seq = self._scope.now()[0]
-            if self.partial:
-                if seq == self._partial_of:
-                    data = self.partial + data
-                    self.partial = b""
-                else:
-                    self._finish_line()
+            key = (get_ident(), 0 if self._scope.variable is None else seq)
+            if key in self.partials:
+                seq, begun = self.partials.pop(key)
+                data = begun + data
             end = data.rfind(b"\n")
             if end >= 0:
                 self.send(data[:end], seq)
                 data = data[end + 1 :]
             if len(data) >= LOG_LINE_BYTES_MAX:
                 self.send(data, seq)
-                data = b""
-            self.partial = data
-            self._partial_of = seq
+            elif data:
+                if len(self.partials) >= PARTIALS_MAX:
+                    self.finish_lines()
+                self.partials[key] = (seq, data)
         return size
 
     def flush(self) -> None:
-        """Nothing: whole lines are out, and an unfinished one is finished by more text or by `finish_line`."""
+        """Nothing: whole lines are out, and an unfinished one is finished by more text or by `finish_lines`."""
 
     def close(self) -> None:
         """Send what is left. Not more: descriptor and socket are not this object's."""
-        self.finish_line()
+        self.finish_lines()
 
-    def finish_line(self) -> None:
-        """Send the unfinished line; asked for before a call's answer."""
+    def finish_lines(self, seq: int | None = None) -> None:
+        """Send the unfinished lines of a call, asked for before its answer; or all there are."""
         with self._lock:
-            self._finish_line()
-
-    def _finish_line(self) -> None:
-        if self.partial:
-            text, self.partial = self.partial, b""
-            self.send(text, self._partial_of)
+            for key, (begun_in, text) in list(self.partials.items()):
+                if seq is None or begun_in == seq:
+                    del self.partials[key]
+                    self.send(text, begun_in)
 
     def send(self, text: bytes, seq: int) -> None:
         """Send text, its last line end already cut off, in frames of at most LOG_LINE_BYTES_MAX, between lines where possible."""
@@ -114,7 +112,7 @@ class Output(io.BufferedIOBase):
         """In a process that user code forked: print to the descriptor, as any process does."""
         self._answers = None
         self._lock = RLock()
-        self.partial = b""
+        self.partials = {}
 
 
 def send_text(answers: Answers, text: bytes, seq: int, *, flags: int, level: int) -> None:

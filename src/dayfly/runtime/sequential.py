@@ -1,17 +1,18 @@
 """Serving one call at a time: wait for a call, run the handler, answer. The loop of every handler that is not `async def`.
 
 An answer is out before the next call is taken: one held back to be sent together with the next would be late by that one's run time,
-and lost when it crashes. (Measured: sending two answers at once saves about 1.5 µs of a call's 10.)
+and lost when it crashes. (Measured with 16 calls waiting: one send for up to 16 answers saved nothing, 5.97 against 6.03 µs of CPU per call,
+because asking whether another call waits costs as much as a send.)
 Must never buffer an answer and never lose a call in silence. Used by agent.py.
 """
 
 import os
-import time
+from time import monotonic_ns
 from types import GeneratorType
 
 from dayfly.runtime.frames import ANSWER, RESULT
 from dayfly.runtime.inbox import Call, Inbox, Leave
-from dayfly.runtime.instance import Instance
+from dayfly.runtime.instance import EXIT_INTERRUPTED, Instance
 from dayfly.runtime.stream import Stream
 
 TYPE_CHECKING = False
@@ -19,24 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-EXIT_INTERRUPTED = 72  # a signal handler raised between a call's code and its answer
 IDLE = (0, "")
 PLAIN = frozenset((dict, str, list, int, float, bool, type(None), bytes, tuple))  # results that are certainly no stream
 _pack = ANSWER.pack
-_now = time.monotonic_ns
 
 
 def serve(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]") -> "NoReturn":
     """Run calls until there are no more. Does not return."""
-    slots = instance.slots
-    while True:
-        try:
-            _serve_calls(instance, inbox, handler)
-        except Leave:
-            instance.leave()
-        except BaseException:  # a signal handler of the user's raised outside of its call
-            if slots[0]:
-                os._exit(EXIT_INTERRUPTED)  # whether the call was answered is unknown: the gateway calls it lost
+    try:
+        _serve_calls(instance, inbox, handler)
+    except Leave:
+        instance.leave()
+    except BaseException:  # a signal handler of the user's raised outside of its call, or this interpreter is damaged
+        os._exit(EXIT_INTERRUPTED)  # whether a call was taken or answered is unknown: the gateway sees by the page what ran
 
 
 def _serve_calls(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]") -> None:
@@ -71,9 +67,9 @@ def _run(instance: Instance, handler: "Callable[..., Any]", call: Call) -> None:
     except BaseException as error:
         answers.write(instance.error_frame(call, error))
         return
-    if out.partial or err.partial:
-        instance.finish_lines()
-    elapsed = (_now() - call.began) // 1000
+    if out.partials or err.partials:
+        instance.finish_lines(call.seq)
+    elapsed = (monotonic_ns() - call.began) // 1000
     answers.write(_pack(RESULT, 0, status, len(meta), len(body), elapsed & 0xFFFFFFFF, call.seq) + meta, body)
 
 
@@ -93,12 +89,12 @@ def _stream(instance: Instance, call: Call, generator: "GeneratorType[Any, Any, 
     except BaseException as error:
         if stream.begun:
             flags, body = instance.failed(call, error)
-            instance.finish_lines()
+            instance.finish_lines(call.seq)
             answers.write(stream.end(flags, body))
         else:
             answers.write(instance.error_frame(call, error))
         return
-    instance.finish_lines()
+    instance.finish_lines(call.seq)
     answers.write(stream.end())
 
 

@@ -3,7 +3,7 @@
 Both kinds of call stream alike; contracts/* say what an item may be. Used by sequential.py and concurrent.py, which send.
 """
 
-import time
+from time import monotonic_ns
 
 from dayfly.runtime.answers import frame
 from dayfly.runtime.frames import CHUNK, CHUNK_BYTES_MAX, END, HEAD
@@ -43,4 +43,4 @@ class Stream:
         return last if self.begun else b"".join(self.frames("")) + last
 
     def _elapsed(self) -> int:
-        return (time.monotonic_ns() - self._call.began) // 1000
+        return (monotonic_ns() - self._call.began) // 1000

@@ -5,7 +5,7 @@ Must never touch HTTP. Used by instance.py for calls of kind DIRECT; contracts/h
 
 from dayfly.runtime import jsontext
 from dayfly.runtime.failure import Fault, too_large
-from dayfly.runtime.frames import RESULT_BYTES_MAX
+from dayfly.runtime.frames import DIRECT, RESULT_BYTES_MAX
 from dayfly.runtime.inbox import Call
 
 TYPE_CHECKING = False
@@ -24,6 +24,8 @@ class DirectContract:
 
     def event(self, call: Call) -> "Any":
         """The handler's first argument. Raises Fault Runtime.UnmarshalError."""
+        if call.kind != DIRECT:  # a gateway newer than this instance must get an answer, not silence
+            raise Fault("Runtime.InvalidRequest", f"This instance does not know calls of kind {call.kind}.")
         return jsontext.event(call.body)
 
     def client_context(self, call: Call) -> bytes:

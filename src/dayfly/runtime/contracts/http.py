@@ -5,9 +5,9 @@ identical heads are parsed once (bounded). Must never let a header through that 
 Used by instance.py for calls of kind HTTP; contracts/direct.py has the same shape.
 """
 
-import time
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64, unhexlify
+from time import gmtime, time
 
 from dayfly.runtime import jsontext
 from dayfly.runtime.contracts.headers import block, content_type_of
@@ -133,7 +133,7 @@ class HttpContract:
 
     def _time(self, second: int) -> str:
         if second != self._second:
-            t = time.gmtime(second)
+            t = gmtime(second)
             month = MONTHS[t.tm_mon - 1]
             self._time_text = f"{t.tm_mday:02}/{month}/{t.tm_year}:{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
             self._second = second
@@ -142,7 +142,7 @@ class HttpContract:
     def event(self, call: Call) -> "dict[str, Any]":
         """The handler's first argument. `cookies`, `queryStringParameters` and `body` are absent when there are none, as from AWS."""
         head = self._head(call.meta)
-        now = time.time()
+        now = time()
         event: dict[str, Any] = {
             "version": "2.0",
             "routeKey": "$default",
