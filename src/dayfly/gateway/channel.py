@@ -91,18 +91,10 @@ class VersionSocket:
         return True
 
     def untaken(self) -> list[int]:
-        """Sequence numbers of the calls nobody has taken, in order: taken out and put back, so that they can be told from lost ones."""
-        packets: list[tuple[bytes, list[int]]] = []
-        while True:
-            try:
-                packet, rights, _, _ = socket.recv_fds(
-                    self.receiver, frames.MESSAGE_BYTES_MAX, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                break
-            if not packet:
-                break
-            packets.append((packet, rights))
+        """Sequence numbers of the calls nobody has taken, in order: taken out and put back, so as to tell them from lost ones."""
+        packets = []
+        while (taken := self._take_one(frames.MESSAGE_BYTES_MAX)) is not None:
+            packets.append(taken)
         seqs = []
         for packet, rights in packets:
             try:
@@ -119,15 +111,24 @@ class VersionSocket:
 
     def clear(self) -> None:
         """Throw away every message that nobody has taken."""
-        while True:
-            try:
-                packet, rights, _, _ = socket.recv_fds(self.receiver, frames.REQUEST.size, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-            except OSError:
-                return
-            for fd in rights:
+        while (taken := self._take_one(frames.REQUEST.size)) is not None:
+            for fd in taken[1]:
                 os.close(fd)
-            if not packet:
-                return
+
+    def _take_one(self, size: int) -> tuple[bytes, list[int]] | None:
+        """The next untaken message and its descriptors, or None. Not socket.recv_fds: that one loses its flags (CPython 3.11 to 3.13)
+        and would wait, for the receiving end blocks by default: instances share it."""
+        try:
+            packet, ancillary, _, _ = self.receiver.recvmsg(
+                size, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return None
+        rights = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                rights.frombytes(data[: len(data) - len(data) % rights.itemsize])
+        return (packet, list(rights)) if packet else None
 
     def finish(self) -> None:
         """No more calls: instances read what is there, then end-of-file, and leave."""

@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -129,8 +130,7 @@ class FakeInstance:
         self.closed = False
         self.task: asyncio.Task[None] | None = None
         self._place = place
-        self._requests = socket.socket(fileno=descriptors[0])
-        self._requests.setblocking(False)
+        self._requests = socket.socket(fileno=descriptors[0])  # stays blocking, as instances share it: hence MSG_DONTWAIT
         self._answers = socket.socket(fileno=descriptors[1])
         self._answers.setblocking(False)
         self._page = mmap.mmap(descriptors[2], frames.PROGRESS_BYTES)
@@ -194,8 +194,10 @@ class FakeInstance:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                packet, rights, _, _ = socket.recv_fds(self._requests, frames.MESSAGE_BYTES_MAX, 1)
-                return packet, rights
+                packet, ancillary, _, _ = self._requests.recvmsg(
+                    frames.MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT
+                )
+                return packet, [int.from_bytes(data[:4], sys.byteorder) for _, _, data in ancillary]
             except BlockingIOError:
                 readable = loop.create_future()
                 fd = fcntl.fcntl(self._requests.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)  # many fakes share one description
