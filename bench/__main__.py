@@ -34,12 +34,8 @@ BENCHMARKS = (
         cold.trivial,
     ),
     Benchmark("warm-direct", "direct invoke, 100 B of JSON, 64 connections", "calls/s", "≥ 25,000/s, 0 errors", warm.direct),
-    Benchmark(
-        "warm-event", "whole HTTP event in, proxy answer out, 64 connections", "calls/s", "≥ 15,000/s, 0 errors", warm.event
-    ),
-    Benchmark(
-        "instance-memory", "own memory (USS) of an idle trivial instance, 200 alive", "MB", "≤ 2 MB", footprint.instance_memory
-    ),
+    Benchmark("warm-event", "whole HTTP event in, proxy answer out, 64 connections", "calls/s", "≥ 15,000/s, 0 errors", warm.event),
+    Benchmark("instance-memory", "own memory (USS) of an idle trivial instance, 200 alive", "MB", "≤ 2 MB", footprint.instance_memory),
     Benchmark("deploy", "`dayfly deploy` of a changed file to its first answer", "ms", "< 1000 ms", deploy.changed_file),
     Benchmark(
         "idle-platform",

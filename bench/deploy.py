@@ -19,9 +19,7 @@ def changed_file(quick: bool) -> Outcome:
         measures = {"dayfly": lambda number: _deploy(platform, [1 + number * times + i for i in range(times)])}
         measures |= {other.name: lambda _, other=other: _restart(other, times) for other in baselines("direct")}  # type: ignore[misc]
         series = alternate(measures, 3)
-    method = (
-        f"{times} deploys a run of a one-file function through the command line; baselines: ended, started again, first answer"
-    )
+    method = f"{times} deploys a run of a one-file function through the command line; baselines: ended, started again, first answer"
     return Outcome(series, method)
 
 

@@ -42,9 +42,7 @@ def instance_memory(quick: bool) -> Outcome:
         finally:
             for other in others:
                 other.stop()
-    method = (
-        "Private_Clean + Private_Dirty of smaps_rollup over every process that the instances brought, divided by their number"
-    )
+    method = "Private_Clean + Private_Dirty of smaps_rollup over every process that the instances brought, divided by their number"
     return Outcome(series, f"{method}; p50 and p99 over processes; baselines: all processes of one server", {"instances": alive})
 
 
@@ -90,9 +88,7 @@ def idle_platform(quick: bool) -> Outcome:
     with Platform() as platform:
         path = platform.write("holding.py", HOLDING)
         platform.deploy(path, "--keep-alive-seconds", "0")
-        platform.wait_until(
-            "no instance is left", "/api/v1/statistics", lambda d: not any(f.get("instances") for f in d["functions"])
-        )
+        platform.wait_until("no instance is left", "/api/v1/statistics", lambda d: not any(f.get("instances") for f in d["functions"]))
         others = baselines("direct")
         cpu: dict[str, list[float]] = {}
         try:

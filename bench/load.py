@@ -51,9 +51,7 @@ class Reply:
 
     def header(self, name: str) -> str:
         """A header's value, '' without one."""
-        return next(
-            (line.split(":", 1)[1].strip() for line in self.head.split("\r\n")[1:] if line.lower().startswith(f"{name}:")), ""
-        )
+        return next((line.split(":", 1)[1].strip() for line in self.head.split("\r\n")[1:] if line.lower().startswith(f"{name}:")), "")
 
 
 class Client:

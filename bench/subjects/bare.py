@@ -88,16 +88,25 @@ def serve(port, handle):
                 epoll.register(client, select.EPOLLIN)
                 continue
             connection = connections[fd]
-            data = connection.client.recv(65536)
-            if not data:
+            if not serve_one(connection):
                 epoll.unregister(fd)
                 del connections[fd]
                 connection.client.close()
-                continue
-            connection.parser.feed_data(data)
-            if connection.answers:
-                connection.client.sendall(b"".join(connection.answers))
-                connection.answers.clear()
+
+
+def serve_one(connection):
+    """Take what has come and answer it; False when the client has left."""
+    try:
+        data = connection.client.recv(65536)
+        if not data:
+            return False
+        connection.parser.feed_data(data)
+        if connection.answers:
+            connection.client.sendall(b"".join(connection.answers))
+            connection.answers.clear()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
