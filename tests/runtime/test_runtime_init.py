@@ -65,7 +65,10 @@ def test_a_failing_init_is_named_as_lambda_names_it(every: Start, code: str, han
 
 def test_a_failing_init_shows_the_users_frames_and_none_of_ours(every: Start) -> None:
     """In the error and in the log, which also names the cause."""
-    code = "def inner():\n    raise ValueError('deep')\ntry:\n    inner()\nexcept ValueError as error:\n    raise RuntimeError('top') from error\n"
+    code = (
+        "def inner():\n    raise ValueError('deep')\n"
+        "try:\n    inner()\nexcept ValueError as error:\n    raise RuntimeError('top') from error\n"
+    )
     instance = every(code)
     error = failure(instance)
     assert error["stackTrace"] == [

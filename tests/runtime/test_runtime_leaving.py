@@ -124,7 +124,10 @@ def test_os_exit_ends_at_once_and_the_page_says_which_call_ran(start: Start) -> 
 
 def test_a_fork_that_comes_back_from_the_handler_does_not_answer(every: Start) -> None:
     """Only the instance itself answers, once; its child ends when it tries to go on."""
-    code = "import os\ndef handler(event, context):\n    pid = os.fork()\n    if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+    code = (
+        "import os\ndef handler(event, context):\n"
+        "    pid = os.fork()\n    if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+    )
     instance = every(code)
     instance.boot()
     for _ in range(2):

@@ -80,7 +80,8 @@ def test_the_streams_behave_like_files(every: Start) -> None:
         "    s = sys.stdout\n"
         "    s.flush(); s.buffer.flush(); s.writelines(['w\\n'])\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as caught: print('caught')\n"
-        "    return [s.fileno(), sys.stderr.fileno(), s.isatty(), s.writable(), s.readable(), s.encoding, isinstance(s, io.TextIOBase), caught.getvalue(),"
+        "    return [s.fileno(), sys.stderr.fileno(), s.isatty(), s.writable(), s.readable(), s.encoding,"
+        " isinstance(s, io.TextIOBase), caught.getvalue(),"
         " s is sys.__stdout__]\n"
     )
     instance = every(code)
@@ -93,7 +94,8 @@ def test_the_streams_behave_like_files(every: Start) -> None:
 def test_logging_speaks_lambdas_format_with_level_and_call_id(every: Start) -> None:
     """Also when it is configured at import, with a formatter of the user's, an exception, a huge level, a broken message."""
     code = (
-        "import logging\nlogging.basicConfig(level=10)\nlogging.getLogger().setLevel(10)\nlog = logging.getLogger('x')\nlog.warning('init')\n"
+        "import logging\nlogging.basicConfig(level=10)\nlogging.getLogger().setLevel(10)\n"
+        "log = logging.getLogger('x')\nlog.warning('init')\n"
         "def handler(event, context):\n"
         "    log.info('hello %s', 'ä')\n    log.log(99999999, 'huge')\n    logging.critical('bad %d', 'x')\n"
         "    try: 1 / 0\n    except ZeroDivisionError: log.exception('failed')\n"
@@ -122,7 +124,8 @@ def test_logging_is_loaded_only_by_those_who_import_it(every: Start) -> None:
         "import sys\nfinders = len(sys.meta_path)\n"
         "def handler(event, context):\n"
         "    before = 'logging' in sys.modules\n    import logging.handlers\n"
-        "    return [before, finders - len(sys.meta_path), type(logging.__spec__.loader).__name__, logging.__loader__ is logging.__spec__.loader]\n"
+        "    loader = logging.__spec__.loader\n"
+        "    return [before, finders - len(sys.meta_path), type(loader).__name__, logging.__loader__ is loader]\n"
     )
     instance = every(code)
     instance.boot()
@@ -146,7 +149,8 @@ def test_an_error_is_logged_with_its_traceback_before_the_answer(every: Start) -
         (
             frames.STDERR,
             40,
-            f"[ERROR] ValueError: no\nTraceback (most recent call last):\n  File \"{path}\", line 3, in handler\n    raise ValueError('no')",
+            "[ERROR] ValueError: no\nTraceback (most recent call last):\n"
+            f"  File \"{path}\", line 3, in handler\n    raise ValueError('no')",
         ),
     ]
 

@@ -2,6 +2,7 @@
 
 import select
 import time
+from pathlib import Path
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_a_gateway_that_does_not_read_stops_the_stream_and_costs_no_memory(start
     instance.boot()
     seqs = [instance.send(frames.DIRECT, b'{"n": %d}' % number) for number in range(concurrency)]
     fills_up(instance)
-    rss = int(open(f"/proc/{instance.process.pid}/statm").read().split()[1]) * 4096
+    rss = int(Path(f"/proc/{instance.process.pid}/statm").read_text().split()[1]) * 4096
     assert rss < 60_000_000
     for number, seq in enumerate(seqs):
         found = instance.stream(seq)
