@@ -13,7 +13,12 @@ ALL: dict[str, bool | str] = dict.fromkeys([*NEEDED, "egress_internet", "cgroup_
 NONE: dict[str, bool | str] = dict.fromkeys([*NEEDED, "egress_internet", "cgroup_v1"], "not here")
 some_features = st.fixed_dictionaries({name: st.sampled_from([True, "not here"]) for name in ALL})
 some_demands = st.builds(
-    Demand, egress=st.sampled_from(["none", "internet"]), memory_mb=st.integers(16, 4096), tmp_mb=st.integers(1, 512), layer=st.booleans(), secrets=st.booleans()
+    Demand,
+    egress=st.sampled_from(["none", "internet"]),
+    memory_mb=st.integers(16, 4096),
+    tmp_mb=st.integers(1, 512),
+    layer=st.booleans(),
+    secrets=st.booleans(),
 )
 
 

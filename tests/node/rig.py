@@ -168,7 +168,9 @@ class Client:
             self.exited[message.instance] = message
         return message
 
-    def start(self, code: str, *, secrets: dict[str, bytes] | None = None, raw_secrets: bytes | None = None, **settings: object) -> Instance:
+    def start(
+        self, code: str, *, secrets: dict[str, bytes] | None = None, raw_secrets: bytes | None = None, **settings: object
+    ) -> Instance:
         """Ask for an instance; neither accepted nor booted yet."""
         self._number += 1
         instance = Instance(self, str(settings.pop("instance", f"i{id(self) % 100000}-{self._number}")))
@@ -230,13 +232,14 @@ class Rig:
         self.folder = Path(tempfile.mkdtemp(prefix="dayfly-node-", dir="/tmp"))
         self.folder.chmod(0o711)
         self.layout = Layout(str(self.folder / "data"), str(self.folder / "run"))
-        for path in (self.layout.data, self.layout.run, self.layout.code, self.layout.layers, self.layout.builds, self.layout.platform_sockets):
+        layout = self.layout
+        for path in (layout.data, layout.run, layout.code, layout.layers, layout.builds, layout.platform_sockets):
             Path(path).mkdir(mode=0o711)
             os.chown(path, self.uid, self.uid)
         self.isolation = isolation
         self.filtered = filtered
         self.clients: list[Client] = []
-        self.log = open(self.folder / "log", "w+b")
+        self.log = (self.folder / "log").open("w+b")
         self.start()
 
     def start(self) -> None:

@@ -203,6 +203,7 @@ class Zygote:
                 continue
 
     def reap(self) -> None:
+        """Report every child that has ended, with what the kernel says it used."""
         while self.children:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -224,18 +225,21 @@ class Zygote:
         self.send(f"failed {instance} {step} {text[:500]}".encode())
 
     def send(self, message: bytes) -> None:
+        """Tell the node; without it this process has no reason to live."""
         try:
             self.control.send(message)
         except OSError:
             os._exit(0)  # the node is gone, and with this process everything it forked
 
     def end(self, *_: object) -> None:
+        """Kill every instance and leave. A pid namespace would do it by itself."""
         for pid in self.children:
             self.kill_all_of(pid)
         os._exit(0)
 
 
 def main() -> None:
+    """The program. argv[1]: the control socket's descriptor."""
     control = _socket.socket(fileno=high(int(sys.argv[1])))
     config = json.loads(control.recv(MESSAGE_BYTES_MAX))
     sys.argv[:] = [sys.argv[0]]

@@ -85,6 +85,7 @@ def setns(descriptor: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """mount(2). `kind`: the file system's type; `flags`: MS_*; `data`: its options."""
     if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode() or None):
         raise _fail(f"mount {kind or 'flags'} on {target}")
 
@@ -100,12 +101,14 @@ def pivot_root(new: str, old: str) -> None:
 
 
 def sethostname(name: str) -> None:
+    """Of the uts namespace this process is in."""
     raw = name.encode()
     if _libc.sethostname(raw, ctypes.c_size_t(len(raw))):
         raise _fail("sethostname")
 
 
 def prctl(option: int, *arguments: object) -> int:
+    """prctl(2): `option` is PR_*; `arguments`: integers or ctypes pointers."""
     result: int = _libc.prctl(option, *(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments), 0, 0)
     if result == -1:
         raise _fail(f"prctl {option}")
