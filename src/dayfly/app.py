@@ -56,6 +56,7 @@ def run_supervisor(descriptors: str, log_file: str = "") -> int:
     for fd in locks:
         os.set_inheritable(fd, False)
     settings = json.loads(read_settings(settings_fd))
+    _call_process("dayfly")
     facts = {key: settings[key] for key in ("host", "port", "data", "run", "isolation", "log_level")}
     return supervisor.Supervisor(
         roles(settings["drain_timeout_seconds"]),
@@ -95,8 +96,7 @@ def _run_role(name: str) -> int:
     os.close(supervisor.SETTINGS)
     layout = Layout(data=settings.data, run=settings.run)
     run: Callable[..., None] = importlib.import_module(MODULES[name]).run
-    with open("/proc/self/comm", "w") as comm:  # noqa: PTH123
-        comm.write(f"dayfly-{name}")
+    _call_process(f"dayfly-{name}")
     extra: dict[str, Any] = {}
     if name == "gateway":
         import socket
@@ -116,6 +116,12 @@ def _run_role(name: str) -> int:
         privileges.drop(settings.user, layout)
     run(settings, layout, lifeline=supervisor.LIFELINE, ready=_ready, **extra)
     return 0
+
+
+def _call_process(name: str) -> None:
+    """The name that ps and top show."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123
+        comm.write(name)
 
 
 _ready_pipe = [supervisor.READY]  # emptied when it was used: the number may belong to another file afterwards

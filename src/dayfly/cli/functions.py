@@ -97,46 +97,11 @@ def ls(session: Session) -> None:
         output.document(answer)
         return
     rows = [
-        (
-            f.get("name", "?"),
-            f.get("version", _live(f)),
-            _config(f, "runtime"),
-            f"{_config(f, 'memory_mb')} MB",
-            _config(f, "auth"),
-            output.moment(f.get("updated_at") or f.get("created_at")),
-        )
-        for f in answer.get("functions", [])
+        (f["name"], weights_text(f["live"]), f["runtime"], f"{f['memory_mb']} MB", f["auth"], output.moment(f["updated_at"]))
+        for f in answer["functions"]
     ]
-    output.show_table(
-        ("name", ">version", "runtime", ">memory", "auth", "deployed"),
-        rows,
-        empty="no functions yet: `dayfly new hello && dayfly deploy hello`",
-    )
-
-
-def _config(function: dict[str, Any], key: str) -> Any:
-    config = function.get("config")
-    return function.get(key, config.get(key, "-") if isinstance(config, dict) else "-")
-
-
-def _live(function: dict[str, Any]) -> str:
-    return weights_text(_aliases(function).get("live", {}))
-
-
-def _aliases(function: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Aliases as {name: {version: weight}}, whichever of the two plausible shapes they came in."""
-    found = function.get("aliases") or {}
-    if isinstance(found, list):
-        found = {str(a.get("name")): a.get("weights") for a in found if isinstance(a, dict)}
-    return {name: _weights(value) for name, value in found.items()}
-
-
-def _weights(value: Any) -> dict[str, float]:
-    if isinstance(value, dict):
-        value = value.get("weights", value)
-    if isinstance(value, list):
-        value = dict(pair for pair in value if isinstance(pair, list) and len(pair) == 2)
-    return {str(k): float(v) for k, v in value.items()} if isinstance(value, dict) else {}
+    empty = "no functions yet: `dayfly new hello && dayfly deploy hello`"
+    output.show_table(("name", ">version", "runtime", ">memory", "auth", "deployed"), rows, empty=empty)
 
 
 def weights_text(weights: dict[str, float]) -> str:
@@ -155,23 +120,17 @@ def describe(session: Session, name: str) -> None:
     if session.json:
         output.document(answer)
         return
-    output.result(
-        f"{answer.get('name', name)}  {session.profile.url}/function/{name}"
-        + ("" if session.profile.namespace == "default" else f".{session.profile.namespace}")
-    )
-    for group in ("config", "statistics", "usage", "usage_today"):
-        if isinstance(answer.get(group), dict):
-            output.result(f"\n{group.replace('_', ' ')}")
-            for key, value in answer[group].items():
-                output.result(f"  {key:<22} {_short(value)}")
+    output.result(f"{answer['name']}  {session.profile.url}{answer['url']}")
+    for group in ("config", "statistics", "usage_today"):
+        output.result(f"\n{group.replace('_', ' ')}")
+        for key, value in answer[group].items():
+            output.result(f"  {key:<22} {_short(value)}")
     output.result("\naliases")
-    for alias, weights in _aliases(answer).items():
+    for alias, weights in answer["aliases"].items():
         output.result(f"  {alias:<22} {weights_text(weights)}")
     output.result("\nversions")
-    for version in answer.get("versions") or []:
-        if isinstance(version, dict):
-            digest = str(version.get("code_digest", version.get("digest", "")))[:12]
-            output.result(f"  {version.get('number', version.get('version', '?')):<6} {output.moment(version.get('created_at'))}  {digest}")
+    for version in answer["versions"]:
+        output.result(f"  {version['number']:<6} {output.moment(version['created_at'])}  {version['code_digest'][:12]}")
 
 
 def _short(value: Any) -> str:
@@ -200,7 +159,7 @@ def rollback(session: Session, name: str, to: int | None) -> None:
     from dayfly.cli.client import function_path
 
     answer = session.client.json("POST", function_path(name, "rollback"), query=session.query(), body={"to": to} if to else {})
-    done(session, answer, f"{name}: live is version {weights_text(_weights(answer))} again")
+    done(session, answer, f"{name}: live is version {weights_text(answer['weights'])} again")
 
 
 @click.argument("name", metavar="NAME")
@@ -238,7 +197,7 @@ def alias_ls(session: Session, name: str) -> None:
     """List a function's aliases."""
     from dayfly.cli.client import function_path
 
-    aliases = _aliases(session.client.json("GET", function_path(name), query=session.query()))
+    aliases = session.client.json("GET", function_path(name), query=session.query())["aliases"]
     if session.json:
         output.document({"aliases": aliases})
         return

@@ -66,20 +66,16 @@ def _key(function: dict[str, Any]) -> str:
 
 
 def _cost_per_hour(before: dict[str, Any], now: dict[str, Any], seconds: float) -> float | None:
-    """From the growth of the running cost, or as the platform says it."""
-    first, last = before.get("cost"), now.get("cost")
-    if isinstance(first, int | float) and isinstance(last, int | float) and seconds > 0:
-        return round(max(0.0, last - first) / seconds * 3600, 6)
-    said = now.get("cost_per_hour")
-    return float(said) if isinstance(said, int | float) else None
+    """From the growth of the running cost; None at the first look."""
+    if not before or seconds <= 0:
+        return None
+    return round(max(0.0, _number(now.get("cost")) - _number(before.get("cost"))) / seconds * 3600, 6)
 
 
 def _phase(function: dict[str, Any], quantile: str) -> float | None:
-    """Milliseconds of phase "total" at a quantile."""
-    phases = function.get("phases")
-    total = phases.get("total") if isinstance(phases, dict) else None
-    value = total.get(f"{quantile}_ms", total.get(quantile)) if isinstance(total, dict) else function.get(f"{quantile}_ms")
-    return float(value) if isinstance(value, int | float) else None
+    """Milliseconds of the whole call at a quantile, None before the first call."""
+    value: float | None = function.get("phases", {}).get("total", {}).get(f"{quantile}_ms")
+    return value
 
 
 def _number(value: Any) -> Any:

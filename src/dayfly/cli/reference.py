@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect as shapes
 
+from dayfly.core.manifest.function import NUMBERS
 from dayfly.core.model.function import FunctionConfig
 from dayfly.core.model.settings import Settings
 
@@ -63,14 +64,17 @@ def _field(field: Any) -> Field:
         default = "" if field.default in ("", ()) else str(field.default)
     if isinstance(inner, shapes.LiteralType):
         return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
-    bounds = [
-        f"{sign} {value:g}"
-        for key, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
-        if (value := getattr(inner, key, None)) is not None
-    ]
-    return Field(
-        field.name, KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list"), default, ", ".join(bounds), about
-    )
+    kind = KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list")
+    return Field(field.name, kind, default, _bounds(field.name, inner), about)
+
+
+def _bounds(name: str, kind: Any) -> str:
+    """Bounds in words: from core/manifest for a function's settings, from the annotations for the platform's."""
+    if name in NUMBERS:
+        _, low, high, unit = NUMBERS[name]
+        return f"from {low:g} to {high:g} ({unit})"
+    signs = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+    return ", ".join(f"{sign} {value:g}" for key, sign in signs if (value := getattr(kind, key, None)) is not None)
 
 
 def page() -> str:

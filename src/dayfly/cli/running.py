@@ -23,20 +23,27 @@ LEFTOVER_SECONDS_MAX = 5.0  # roles whose supervisor was killed see it on their 
 POLL_SECONDS = 0.02
 
 
+def refuse_second(layout: Layout) -> None:
+    """Raises Failure naming the pid when a platform runs on these directories. Changes nothing."""
+    pid = holder(layout)
+    if pid:
+        raise Failure(
+            f"Dayfly already runs on {layout.data} (pid {pid if pid > 0 else 'unknown'}).",
+            "Use it, end it with `dayfly down`, or name another directory with --data.",
+            exit_code=EXIT_PLATFORM,
+            code="already_running",
+        )
+
+
 def lock(layout: Layout) -> int:
     """Take the platform's lock; returns the descriptor that holds it. Raises Failure naming the pid when somebody else does."""
     fd = os.open(layout.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = _number(os.pread(fd, 32, 0))
         os.close(fd)
-        raise Failure(
-            f"Dayfly already runs on {layout.data} (pid {pid or 'unknown'}).",
-            "Use it, end it with `dayfly down`, or name another directory with --data.",
-            exit_code=EXIT_PLATFORM,
-            code="already_running",
-        ) from None
+        refuse_second(layout)
+        return lock(layout)  # whoever held it has just let go
     return fd
 
 

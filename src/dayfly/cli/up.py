@@ -71,20 +71,24 @@ def up(settings: Settings, *, detach: bool, as_json: bool) -> None:
 
 
 def prepare(settings: Settings) -> Prepared:
-    """Directories, locks and the port. Raises Failure and lets go of everything when one of them cannot be had."""
+    """The port, directories and locks. Raises Failure and lets go of everything when one of them cannot be had.
+
+    What needs no directory is tried first, so that a port in use leaves no trace on the disk."""
     try:
         uid = privileges.platform_uid(settings.user) if os.geteuid() == 0 else os.geteuid()
     except ValueError as error:
         raise Failure(f"`user` = {settings.user!r}: {error}.", "Name an ordinary user with --user, or leave it out.") from error
-    layout = directories.prepare(settings, uid)
+    running.refuse_second(directories.locate(settings))
+    listener = listen(settings.host, settings.port)
     locks: list[int] = []
     try:
+        layout = directories.prepare(settings, uid)
         locks.append(running.lock(layout))
         locks.append(running.lock_data(layout))
         running.clear(layout)
-        listener = listen(settings.host, settings.port)
         running.write_pid(locks[0], layout, os.getpid())
     except BaseException:
+        listener.close()
         for fd in locks:
             os.close(fd)
         raise

@@ -80,19 +80,13 @@ def cost(session: Session, start: str, end: str, function: str) -> None:
         return
     currency = answer.get("currency", "")
     rows = [
-        (
-            u.get("day", u.get("date", "-")), u.get("function", "?"), u.get("calls", 0), u.get("errors", 0), u.get("cold", 0),
-            f"{u.get('gb_seconds', 0):.3f}", f"{u.get('cost', 0):.6f}",
-        )
-        for u in answer.get("usage", answer.get("rows", []))
-    ]  # fmt: skip
-    output.show_table(
-        ("day", "function", ">calls", ">errors", ">cold", ">GB-s", f">cost {currency}".rstrip()),
-        rows,
-        empty="nothing was used in that time",
-    )
+        (u["day"], u["function"], u["calls"], u["errors"], u["cold"], f"{u['gb_seconds']:.3f}", f"{u['cost']:.8f}")
+        for u in answer.get("usage", [])
+    ]
+    columns = ("day (UTC)", "function", ">calls", ">errors", ">cold", ">GB-s", f">cost {currency}".rstrip())
+    output.show_table(columns, rows, empty="nothing was used in that time")
     if rows:
-        output.message(f"total {sum(float(row[6]) for row in rows):.6f} {currency}".rstrip())
+        output.message(f"total {answer.get('cost', 0):.8f} {currency}".rstrip())
 
 
 def _day(text: str) -> str:
