@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from dayfly.control.plane import Control
 from dayfly.core.decide.access import ALL_NAMESPACES, allowed, parse_token, verified, visible
@@ -20,9 +20,9 @@ from dayfly.core.model.names import DEFAULT_NAMESPACE, checked_name, split_quali
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[Connection, BaseRouteHandler], None]
-NamespaceQuery = Annotated[str, Parameter(query="namespace", required=False, description="Namespace; `default` when left out.")]
+NamespaceQuery = Annotated[str, QueryParameter(name="namespace", required=False, description="Namespace; `default` when left out.")]
 NamespacesQuery = Annotated[
-    str, Parameter(query="namespace", required=False, description="Namespace, or `*` for every one the token may read.")
+    str, QueryParameter(name="namespace", required=False, description="Namespace, or `*` for every one the token may read.")
 ]
 NAME_OPT = "name_is_function"  # routes whose path parameter `name` may carry a namespace, as in `NAME.NS`
 
@@ -50,23 +50,38 @@ def bearer(connection: Connection) -> Token | None:
     return verified(control_of(connection).catalog.tokens.get(token_id), secret)
 
 
+def needs_somewhere(verb: str) -> Guard:
+    """A guard for lists of what a token may see: the bearer may use `verb` in any namespace at all."""
+
+    def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
+        token = _known_bearer(connection)
+        if not any(allowed(token, verb, namespace) for namespace in token.namespaces):
+            raise Refusal("forbidden", f"Token {token.id} may not {verb} anywhere.")
+
+    return guard
+
+
 def needs(verb: str, *, everywhere: bool = False) -> Guard:
     """A guard: the bearer may use `verb` in the namespace the address names, or in all of them (`everywhere`)."""
 
     def guard(connection: Connection, handler: BaseRouteHandler) -> None:
-        token = bearer(connection)
-        if token is None:
-            raise Refusal("unauthorized", "This needs a valid token.")
+        token = _known_bearer(connection)
         namespace = ALL_NAMESPACES if everywhere else target_of(connection, named=bool(handler.opt.get(NAME_OPT))).namespace
         if namespace == ALL_NAMESPACES and not everywhere:
-            if any(allowed(token, verb, it) for it in (*token.namespaces, ALL_NAMESPACES)):
-                return
-        elif allowed(token, verb, namespace):
-            return
+            return needs_somewhere(verb)(connection, handler)
+        if allowed(token, verb, namespace):
+            return None
         where = "all namespaces" if namespace == ALL_NAMESPACES else f"namespace {namespace!r}"
         raise Refusal("forbidden", f"Token {token.id} may not {verb} in {where}.")
 
     return guard
+
+
+def _known_bearer(connection: Connection) -> Token:
+    token = bearer(connection)
+    if token is None:
+        raise Refusal("unauthorized", "This needs a valid token.")
+    return token
 
 
 def target_of(connection: Connection, *, named: bool) -> Target:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Router, delete, get, post, put
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from dayfly.api.auth import NAME_OPT, NamespaceQuery, NamespacesQuery, Target, control_of, needs, readable, target_of
@@ -54,7 +55,7 @@ async def list_functions(request: AnyRequest, namespace: NamespacesQuery = "") -
     },
     opt={NAME_OPT: True},
 )
-async def deploy(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> Stream:
+async def deploy(request: AnyRequest, name: FromPath[str], namespace: NamespaceQuery = "") -> Stream:
     """Deploy a function."""
     control, target = control_of(request), _target(request)
     upload = await receive(
@@ -74,7 +75,7 @@ async def deploy(request: AnyRequest, name: str, namespace: NamespaceQuery = "")
 
 
 @get("/api/v1/functions/{name:str}", guards=[needs("read")], opt={NAME_OPT: True})
-async def describe(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> FunctionDescription:
+async def describe(request: AnyRequest, name: FromPath[str], namespace: NamespaceQuery = "") -> FunctionDescription:
     """Describe a function."""
     control, target = control_of(request), _target(request)
     found = await control.functions.describe(target.namespace, target.name)
@@ -89,7 +90,7 @@ async def describe(request: AnyRequest, name: str, namespace: NamespaceQuery = "
 
 
 @delete("/api/v1/functions/{name:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200)
-async def remove(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> Removed:
+async def remove(request: AnyRequest, name: FromPath[str], namespace: NamespaceQuery = "") -> Removed:
     """Remove a function."""
     target = _target(request)
     await control_of(request).functions.remove(target.namespace, target.name)
@@ -98,7 +99,7 @@ async def remove(request: AnyRequest, name: str, namespace: NamespaceQuery = "")
 
 @post("/api/v1/functions/{name:str}/rollback", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200)
 async def rollback(
-    request: AnyRequest, name: str, data: RollbackOrder | None = None, namespace: NamespaceQuery = ""
+    request: AnyRequest, name: FromPath[str], data: JSONBody[RollbackOrder | None] = None, namespace: NamespaceQuery = ""
 ) -> AliasAnswer:
     """Roll back."""
     target = _target(request)
@@ -107,17 +108,17 @@ async def rollback(
 
 
 @put("/api/v1/functions/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True})
-async def put_alias(request: AnyRequest, name: str, alias: str, data: AliasOrder, namespace: NamespaceQuery = "") -> AliasAnswer:
+async def put_alias(
+    request: AnyRequest, name: FromPath[str], alias: FromPath[str], data: JSONBody[AliasOrder], namespace: NamespaceQuery = ""
+) -> AliasAnswer:
     """Point an alias."""
     target = _target(request)
-    made = await control_of(request).functions.put_alias(
-        target.namespace, target.name, checked_name(alias, "alias"), data.weights
-    )
+    made = await control_of(request).functions.put_alias(target.namespace, target.name, checked_name(alias, "alias"), data.weights)
     return AliasAnswer(name=made.name, weights=weights_of(made))
 
 
 @delete("/api/v1/functions/{name:str}/aliases/{alias:str}", guards=[needs("deploy")], opt={NAME_OPT: True}, status_code=200)
-async def drop_alias(request: AnyRequest, name: str, alias: str, namespace: NamespaceQuery = "") -> Removed:
+async def drop_alias(request: AnyRequest, name: FromPath[str], alias: FromPath[str], namespace: NamespaceQuery = "") -> Removed:
     """Remove an alias."""
     target = _target(request)
     await control_of(request).functions.drop_alias(target.namespace, target.name, alias)

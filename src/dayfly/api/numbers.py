@@ -4,7 +4,7 @@ import time
 from typing import Annotated, Any
 
 from litestar import MediaType, Request, Response, Router, get
-from litestar.params import Parameter
+from litestar.params import FromQuery, QueryParameter
 
 from dayfly.api.auth import NamespacesQuery, control_of, needs, readable
 from dayfly.api.shapes import Phase, Statistics, StatisticsList, UsageAnswer, UsageList, usage_of
@@ -20,8 +20,8 @@ from dayfly.store.usage import UsageDay
 AnyRequest = Request[Any, Any, Any]
 USAGE_DAYS_DEFAULT = 30
 DAY_SECONDS = 86_400
-FromQuery = Annotated[str, Parameter(query="from", required=False, description="First day, YYYY-MM-DD (UTC).")]
-ToQuery = Annotated[str, Parameter(query="to", required=False, description="Last day, YYYY-MM-DD (UTC); today when left out.")]
+FirstDayQuery = Annotated[str, QueryParameter(name="from", required=False, description="First day, YYYY-MM-DD (UTC).")]
+LastDayQuery = Annotated[str, QueryParameter(name="to", required=False, description="Last day, YYYY-MM-DD (UTC); today when left out.")]
 
 
 @get("/api/v1/statistics", guards=[needs("read")])
@@ -39,7 +39,7 @@ async def statistics(request: AnyRequest, namespace: NamespacesQuery = "") -> St
 
 @get("/api/v1/usage", guards=[needs("read")])
 async def usage(
-    request: AnyRequest, first: FromQuery = "", last: ToQuery = "", function: str = "", namespace: NamespacesQuery = ""
+    request: AnyRequest, first: FirstDayQuery = "", last: LastDayQuery = "", function: FromQuery[str] = "", namespace: NamespacesQuery = ""
 ) -> UsageList:
     """Usage and cost per function and day."""
     control, namespaces = control_of(request), await readable(request)

@@ -1,6 +1,6 @@
 """What the framework cannot see of our routes, said in OpenAPI's words. Only descriptions; no behaviour."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
@@ -24,11 +24,15 @@ _BYTES = Schema(type=OpenAPIType.STRING, content_media_type="application/octet-s
 class DeployOperation(Operation):
     """PUT of a function: a multipart body that is streamed to disk."""
 
-    request_body: RequestBody | None = field(default_factory=lambda: _body("multipart/form-data", _DEPLOY))
+    def __post_init__(self) -> None:
+        """The framework found no body, because the route reads it itself."""
+        self.request_body = _body("multipart/form-data", _DEPLOY)
 
 
 @dataclass
 class RawBodyOperation(Operation):
     """PUT of a secret: the body is the value."""
 
-    request_body: RequestBody | None = field(default_factory=lambda: _body("application/octet-stream", _BYTES))
+    def __post_init__(self) -> None:
+        """The framework found no body, because the route reads it itself."""
+        self.request_body = _body("application/octet-stream", _BYTES)

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Router, delete, get, post, put
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from dayfly import __version__
 from dayfly.api import shapes
-from dayfly.api.auth import NamespaceQuery, NamespacesQuery, bearer, control_of, needs, readable, target_of
+from dayfly.api.auth import NamespaceQuery, NamespacesQuery, bearer, control_of, needs, needs_somewhere, readable, target_of
 from dayfly.api.openapi import RawBodyOperation
 from dayfly.control.access import SECRET_VALUE_BYTES_MAX
 from dayfly.control.plane import Control
@@ -27,11 +27,9 @@ from dayfly.store.logs import READ_MAX, LogQuery
 
 AnyRequest = Request[Any, Any, Any]
 NDJSON = "application/x-ndjson"
-SinceQuery = Annotated[
-    float, Parameter(query="since", required=False, ge=0, description="Epoch seconds; older ones are left out.")
-]
-LimitQuery = Annotated[int, Parameter(query="limit", required=False, ge=0, le=READ_MAX, description="The newest so many.")]
-FollowQuery = Annotated[bool, Parameter(query="follow", required=False, description="Go on with new records as they come.")]
+SinceQuery = Annotated[float, QueryParameter(name="since", required=False, ge=0, description="Epoch seconds; older ones are left out.")]
+LimitQuery = Annotated[int, QueryParameter(name="limit", required=False, ge=0, le=READ_MAX, description="The newest so many.")]
+FollowQuery = Annotated[bool, QueryParameter(name="follow", required=False, description="Go on with new records as they come.")]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -75,13 +73,11 @@ async def doctor(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.
     """What this machine offers."""
     control = control_of(request)
     facts = await control.node.facts()
-    return shapes.Doctor(
-        isolation=control.settings.isolation, runtimes=facts.runtimes, features=facts.features, instances=facts.instances
-    )
+    return shapes.Doctor(isolation=control.settings.isolation, runtimes=facts.runtimes, features=facts.features, instances=facts.instances)
 
 
-@get("/api/v1/namespaces", guards=[needs("read")])
-async def list_namespaces(request: AnyRequest, namespace: NamespacesQuery = "*") -> shapes.NamespaceList:
+@get("/api/v1/namespaces", guards=[needs_somewhere("read")])
+async def list_namespaces(request: AnyRequest) -> shapes.NamespaceList:
     """Namespaces the token may read."""
     token = bearer(request)
     assert token is not None, "the guard ran first"
@@ -90,14 +86,14 @@ async def list_namespaces(request: AnyRequest, namespace: NamespacesQuery = "*")
 
 
 @post("/api/v1/namespaces", guards=[needs("admin", everywhere=True)])
-async def make_namespace(request: AnyRequest, data: shapes.NamespaceOrder) -> shapes.NamespaceAnswer:
+async def make_namespace(request: AnyRequest, data: JSONBody[shapes.NamespaceOrder]) -> shapes.NamespaceAnswer:
     """Make a namespace."""
     await control_of(request).access.make_namespace(data.name)
     return shapes.NamespaceAnswer(name=data.name)
 
 
 @delete("/api/v1/namespaces/{name:str}", guards=[needs("admin", everywhere=True)], status_code=200)
-async def drop_namespace(request: AnyRequest, name: str) -> shapes.Removed:
+async def drop_namespace(request: AnyRequest, name: FromPath[str]) -> shapes.Removed:
     """Remove an empty namespace."""
     await control_of(request).access.drop_namespace(name)
     return shapes.Removed(removed=name)
@@ -111,14 +107,14 @@ async def list_tokens(request: AnyRequest) -> shapes.TokenList:
 
 
 @post("/api/v1/tokens", guards=[needs("admin", everywhere=True)])
-async def make_token(request: AnyRequest, data: shapes.TokenOrder) -> shapes.TokenMade:
+async def make_token(request: AnyRequest, data: JSONBody[shapes.TokenOrder]) -> shapes.TokenMade:
     """Make a token; its text is shown once."""
     token, text = await control_of(request).access.make_token(data.name, tuple(data.namespaces), tuple(data.verbs))
     return shapes.TokenMade(**_token(token), token=text)
 
 
 @delete("/api/v1/tokens/{token_id:str}", guards=[needs("admin", everywhere=True)], status_code=200)
-async def drop_token(request: AnyRequest, token_id: str) -> shapes.Removed:
+async def drop_token(request: AnyRequest, token_id: FromPath[str]) -> shapes.Removed:
     """Remove a token."""
     await control_of(request).access.drop_token(token_id)
     return shapes.Removed(removed=token_id)
@@ -137,14 +133,14 @@ async def list_secrets(request: AnyRequest, namespace: NamespaceQuery = "") -> s
     request_max_body_size=SECRET_VALUE_BYTES_MAX,
     operation_class=RawBodyOperation,
 )
-async def put_secret(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> shapes.SecretSet:
+async def put_secret(request: AnyRequest, name: FromPath[str], namespace: NamespaceQuery = "") -> shapes.SecretSet:
     """Set a secret; the body is its value."""
     await control_of(request).access.put_secret(_one_namespace(request), name, await request.body())
     return shapes.SecretSet(secret=name)
 
 
 @delete("/api/v1/secrets/{name:str}", guards=[needs("deploy")], status_code=200)
-async def drop_secret(request: AnyRequest, name: str, namespace: NamespaceQuery = "") -> shapes.Removed:
+async def drop_secret(request: AnyRequest, name: FromPath[str], namespace: NamespaceQuery = "") -> shapes.Removed:
     """Remove a secret."""
     await control_of(request).access.drop_secret(_one_namespace(request), name)
     return shapes.Removed(removed=name)
@@ -155,15 +151,13 @@ async def drop_secret(request: AnyRequest, name: str, namespace: NamespaceQuery 
     guards=[needs("read")],
     media_type=NDJSON,
     responses={
-        200: ResponseSpec(
-            shapes.LogLine, media_type=NDJSON, generate_examples=False, description="One record a line, oldest first."
-        )
+        200: ResponseSpec(shapes.LogLine, media_type=NDJSON, generate_examples=False, description="One record a line, oldest first.")
     },
 )
 async def logs(
     request: AnyRequest,
-    function: str = "",
-    call: str = "",
+    function: FromQuery[str] = "",
+    call: FromQuery[str] = "",
     since: SinceQuery = 0.0,
     limit: LimitQuery = 1000,
     follow: FollowQuery = False,

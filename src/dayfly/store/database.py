@@ -71,6 +71,7 @@ def _engine(path: Path, synchronous: Synchronous) -> sa.Engine:
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
         poolclass=StaticPool,
+        hide_parameters=True,  # errors are logged; what was being stored must not be
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
     )
 
