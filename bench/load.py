@@ -120,8 +120,10 @@ wrk.body = {body}
 {headers}
 done = function(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format('\\nRESULT {{"calls": %d, "us": %d, "p50": %.1f, "p99": %.1f, "errors": %d}}\\n', summary.requests, summary.duration,
-    latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
+  local shape = '\\nRESULT {{"calls": %d, "us": %d, "p50": %.1f, "p99": %.1f, "errors": %d}}\\n'
+  io.write(string.format(shape, summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99),
+    e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
 

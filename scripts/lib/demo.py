@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+DAYFLY = (sys.executable, "-m", "dayfly")
 BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
 
@@ -33,7 +34,7 @@ class Demo:
         """Run `dayfly ARGUMENTS`, showing it; returns its output. A failure is shown and counted, and the tour goes on."""
         print(f"{BOLD}$ {shown or 'dayfly ' + ' '.join(arguments)}{PLAIN}", flush=True)
         done = subprocess.run(
-            ["dayfly", *arguments], env=self.environment, cwd=EXAMPLES.parent, input=stdin, capture_output=True, text=True, check=False
+            [*DAYFLY, *arguments], env=self.environment, cwd=EXAMPLES.parent, input=stdin, capture_output=True, text=True, check=False
         )
         print(_indented(done.stdout if done.returncode == 0 else done.stdout + done.stderr), flush=True)
         self.failures += done.returncode != 0
@@ -41,7 +42,8 @@ class Demo:
 
     def up(self) -> None:
         """Start the platform; raises SystemExit with the reason when it does not start."""
-        said = self.command("up", "-d", "--port", "0", "--data", str(self.data), "--json", shown=f"dayfly up -d --port 0 --data {self.data}")
+        shown = f"dayfly up -d --port 0 --data {self.data}"
+        said = self.command("up", "-d", "--port", "0", "--data", str(self.data), "--json", shown=shown)
         try:
             self.url = json.loads(said)["url"]
         except (ValueError, KeyError):
@@ -50,7 +52,7 @@ class Demo:
 
     def down(self) -> None:
         """End the platform, whatever state it is in."""
-        subprocess.run(["dayfly", "down", "--data", str(self.data)], env=self.environment, capture_output=True, check=False, timeout=60)
+        subprocess.run([*DAYFLY, "down", "--data", str(self.data)], env=self.environment, capture_output=True, check=False, timeout=60)
 
     def call(self, path: str, body: bytes | None = None, *, show: int = 160) -> bytes:
         """One HTTP call, with what happened to it: cold or warm, and where the time went."""
@@ -66,7 +68,8 @@ class Demo:
         kind = headers.get("content-type", "")
         text = said.decode(errors="replace")[:show].rstrip() if "image" not in kind else f"({len(said):,} bytes of {kind})"
         print(_indented(text))
-        print(f"  {DIM}{status} · {headers.get('x-dayfly-start', '?')} · {elapsed:.1f} ms in all · {headers.get('server-timing', '')}{PLAIN}\n", flush=True)
+        how = f"{status} · {headers.get('x-dayfly-start', '?')} · {elapsed:.1f} ms in all · {headers.get('server-timing', '')}"
+        print(f"  {DIM}{how}{PLAIN}\n", flush=True)
         return said
 
     def tour(self) -> None:
@@ -134,7 +137,8 @@ def main() -> int:
         if not kept:
             demo.down()
     if kept:
-        print(f"It runs on at {demo.url}. Use it:\n\n  export DAYFLY_CONFIG_DIR={demo.environment['DAYFLY_CONFIG_DIR']} PATH={os.environ['PATH'].split(':')[0]}:$PATH")
+        settings = f"DAYFLY_CONFIG_DIR={demo.environment['DAYFLY_CONFIG_DIR']} PATH={Path(sys.executable).parent}:$PATH"
+        print(f"It runs on at {demo.url}. Use it:\n\n  export {settings}")
         print(f"  dayfly ls; dayfly top\n\nEnd it and remove everything:\n\n  dayfly down --data {demo.data}; rm -rf {demo.folder}\n")
     else:
         print("Everything was stopped and removed. `scripts/demo --keep` leaves it running.")

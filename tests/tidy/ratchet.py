@@ -19,11 +19,7 @@ def allowed(rule: str) -> dict[str, int]:
 def complaints(rule: str, found: dict[str, int], advice: str) -> list[str]:
     """Sentences about what `found` (name → how much) adds to, or no longer needs of, the exceptions of `rule`."""
     known = allowed(rule)
-    grown = [
-        f"{name}: {size} (allowed {known.get(name, 'none')}). {advice}"
-        for name, size in found.items()
-        if size > known.get(name, 0)
-    ]
+    grown = [f"{name}: {size} (allowed {known.get(name, 'none')}). {advice}" for name, size in found.items() if size > known.get(name, 0)]
     shrunk = [
         f"{name}: {found.get(name, 'nothing')} now, {size} allowed. Lower it: python -m tests.tidy.ratchet"
         for name, size in known.items()

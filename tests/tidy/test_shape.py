@@ -10,6 +10,7 @@ from tests.tidy.sources import HOUSE, committed_files, functions_in, python_file
 FUNCTION_LINES_MAX = 60
 MODULE_LINES_MAX = 400
 PARAMETERS_MAX = 6
+SPEAKS_FOR_ITSELF_LINES = 5
 
 
 def measure() -> dict[str, dict[str, int]]:
@@ -51,18 +52,17 @@ def _is_command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def undocumented() -> dict[str, int]:
-    """Modules without an opening text, and per file the number of public functions and classes without a docstring.
+    """Modules (of more than a few lines) without an opening text, and per file the number of public functions and classes without a docstring.
 
     One-line properties and obvious overrides speak for themselves; so does a method of a documented Protocol's implementation.
     """
     found = {}
     for name in python_files():
-        if not name.endswith("__init__.py") and ast.get_docstring(tree_of(name)) is None:
+        if text_of(name).count("\n") > SPEAKS_FOR_ITSELF_LINES and ast.get_docstring(tree_of(name)) is None:
             found[name] = 1
     for name in python_files("src/dayfly/"):
-        missing = [
-            f for f in functions_in(name) if f.public and "." not in f.name and f.lines > 3 and not ast.get_docstring(f.node)
-        ]
+        functions = [f for f in functions_in(name) if f.public and "." not in f.name and f.lines > 3]
+        missing = [f for f in functions if not ast.get_docstring(f.node)]
         classes = [n for n in tree_of(name).body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
         missing_classes = [n for n in classes if len(n.body) > 3 and not ast.get_docstring(n)]
         if missing or missing_classes:

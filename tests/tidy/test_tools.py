@@ -33,9 +33,7 @@ def test_mypy_strict_finds_nothing(tmp_path: Path) -> None:
 
 def test_imports_keep_to_the_floors(tmp_path: Path) -> None:
     said = run(str(SCRIPTS / "lint-imports"), "--no-cache", cache=tmp_path)
-    assert not said, (
-        f"the contracts are sentences in .importlinter; docs/architecture.md says why:\n{said[said.find('Contracts') :]}"
-    )
+    assert not said, f"the contracts are sentences in .importlinter; docs/architecture.md says why:\n{said[said.find('Contracts') :]}"
 
 
 def test_every_shell_script_parses_and_stops_at_its_first_error(tmp_path: Path) -> None:
