@@ -189,7 +189,7 @@ class Instances:
         usage = found.group.usage() if found.group is not None else cgroup.Usage(-1, -1, 0)
         self._give_back(found)
         reason = "refused" if found.failure or kind == "refused" else "signal" if kind == "signal" else "exit"
-        if reason == "signal" and usage.oom_kills and code == 9:
+        if reason == "signal" and usage.oom_kills and code == 9 and not found.killed:
             reason = "oom"
         found.tell(
             Exited(

@@ -16,6 +16,7 @@ from dayfly.core.model.settings import Settings
 from dayfly.sandbox import cgroup, features, network, privileges
 from dayfly.sandbox.syscalls import CLONE_NEWNS
 
+NOTE = "node.cgroups"  # in RUN: where this node's control groups are, for whoever comes after a kill -9
 Prepared = tuple[isolate.Plan, msgspec.Raw]
 
 
@@ -58,8 +59,11 @@ class Machine:
             features.enter_user_namespace(CLONE_NEWNS)
         self.uids = Uids(first, count)
         place = cgroup.find_place(Path("/proc/self/mountinfo").read_text(), own_cgroup, privileged=self.root)
+        self._note = Path(layout.run, NOTE)
+        cgroup.clean_noted(self._note, cgroup.tag(layout.data))
         self.groups = cgroup.Groups(place, cgroup.tag(layout.data))
-        self.networks = network.Pool(layout.egress_socket)
+        self._note.write_text("".join(f"{folder}\n" for folder in dict.fromkeys(self.groups.folders.values())))
+        self.networks = network.Pool(layout.egress_socket, ready=8)
         reached = self.networks.available()
         self.features: features.Features = found | self.groups.available() | reached | {"net_namespaces": reached["netns"]}
         self.interpreters = features.interpreters(lambda path: self._can_reach(path, first))
@@ -114,3 +118,4 @@ class Machine:
     def close(self) -> None:
         self.networks.close()
         self.groups.close()
+        self._note.unlink(missing_ok=True)

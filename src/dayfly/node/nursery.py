@@ -180,6 +180,7 @@ def become_child() -> None:
         signal.signal(number, signal.SIG_DFL)
     nothing = os.open("/dev/null", os.O_RDONLY)
     os.dup2(nothing, 0)
+    os.set_inheritable(0, True)
     os.setsid()
 
 
@@ -192,6 +193,7 @@ def _spawn(interpreter: str, control: socket.socket, own_pid_space: bool) -> int
         become_child()
         os.dup2(2, 1)  # its own words go to the platform's log
         os.dup2(control.fileno(), 3)
+        os.set_inheritable(3, True)  # it may have been 3 before
         sys_.close_range(4)
         os.execve(interpreter, [interpreter, "-I", "-S", "-B", PROGRAM, "3"], ENVIRONMENT)  # noqa: S606
     except BaseException as error:

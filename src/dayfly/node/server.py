@@ -27,7 +27,7 @@ from dayfly.core.wire import node as wire
 from dayfly.node.build import Build, Builder
 from dayfly.node.instances import Instances
 from dayfly.node.log import configure, log
-from dayfly.node.machine import Machine
+from dayfly.node.machine import NOTE, Machine
 from dayfly.node.nursery import Zygote
 from dayfly.sandbox import cgroup, privileges
 
@@ -151,8 +151,12 @@ class Node:
         self._register(zygote.socket.fileno(), lambda events: self._zygote_event(zygote, events))
 
     def _zygote_event(self, zygote: Zygote, events: int) -> None:
-        if events & EPOLLIN:
-            zygote.receive(self.instances)
+        try:
+            if events & EPOLLIN:
+                zygote.receive(self.instances)
+        except (ValueError, KeyError) as error:  # it says what no zygote says: trust it no more
+            log("error", "zygote_unreadable", pid=zygote.pid, detail=str(error))
+            os.kill(zygote.pid, signal.SIGKILL)
         if events & EPOLLHUP:
             self._unregister(zygote.socket.fileno())
             return
@@ -349,12 +353,7 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
 
 def cleanup(layout: Layout) -> None:
     """Remove what a killed node of this data directory left on the machine. Harmless when there is nothing."""
-    place = cgroup.find_place(
-        Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text(), privileged=os.geteuid() == 0
-    )
-    for folder in {base / cgroup.tag(layout.data) for base in place.folders.values()}:
-        with contextlib.suppress(OSError):
-            cgroup.clean(folder)
+    cgroup.clean_noted(Path(layout.run, NOTE), cgroup.tag(layout.data))
 
 
 __all__ = ["Build", "Node", "cleanup", "run"]

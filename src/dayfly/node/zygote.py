@@ -89,6 +89,7 @@ class Zygote:
         self.kit = self.launch.Kit(self.config)
         for name in ("root", "null"):
             setattr(self.kit, name, high(getattr(self.kit, name)))
+        gc.disable()  # a child's agent enables it again
         gc.collect()
         gc.freeze()
 
@@ -255,6 +256,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, zygote.end)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1, 0, 0)
     launch.name_process("dayfly-zygote")
+    launch.offer_to_oom_killer()
     zygote.prepare()
     zygote.serve()
     zygote.end()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTROLLERS = ("memory", "pids", "cpu")
-PIDS_MAX_ROOM = 0
 WEIGHT_PER_GB = 100  # v2's default weight for each GiB of memory; v1's shares are 1024/100 of it
 CLEAN_SECONDS_MAX = 3.0
 
@@ -292,6 +291,14 @@ def clean(folder: Path) -> None:
         if time.monotonic() > deadline:
             raise OSError(errno.EBUSY, f"{folder} still holds processes")
         time.sleep(0.005)
+
+
+def clean_noted(note: Path, tag: str) -> None:
+    """Clean the folders that an earlier node noted, as far as they carry the tag: it may have lived in another place of the tree."""
+    for line in _read(note).splitlines():
+        if Path(line).name == tag:
+            with contextlib.suppress(OSError):
+                clean(Path(line))
 
 
 def _kill_all(folder: Path) -> None:
