@@ -4,7 +4,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dayfly.core.decide.pool import Answer, Clear, Close, Kill, Offer, Pool, PoolLimits, Retire, Start
+from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, PoolLimits, Retire, Start
+from dayfly.core.decide.pool import Pool
 from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, WAITING, Call, IllegalStep, step
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dayfly.core.decide.pool import PoolLimits
+from dayfly.core.decide.effects import PoolLimits
 from dayfly.testing.world import Weather, World
 
 ROUGH = Weather(crash_chance=0.01, hang_chance=0.002, start_failure_chance=0.05, leave_chance=0.05, timeout_seconds=0.5, seconds=10.0)

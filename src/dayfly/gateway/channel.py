@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dayfly.runtime import frames
 
@@ -26,12 +26,32 @@ _pack_request = frames.REQUEST.pack
 _unpack_answer = frames.ANSWER.unpack_from
 
 
-class ChannelEvents(Protocol):
-    """Who hears of an instance. `kind` … `seq` are the answer frame's fields; meta and body are its payload."""
+class Frame(NamedTuple):
+    """One answer frame of runtime/frames.py, lengths checked, contents not."""
 
-    def on_frame(
-        self, channel: "Channel", kind: int, flags: int, status: int, exec_us: int, seq: int, meta: bytes, body: bytes
-    ) -> None: ...
+    kind: int
+    flags: int
+    status: int
+    exec_us: int
+    seq: int
+    meta: bytes
+    body: bytes
+
+
+class Parcel(Protocol):
+    """What a call sends to an instance."""
+
+    kind: int
+    call_id: bytes
+    meta: bytes
+    parts: list[bytes]
+    body_size: int
+
+
+class ChannelEvents(Protocol):
+    """Who hears of an instance."""
+
+    def on_frame(self, channel: "Channel", frame: Frame) -> None: ...
 
     def on_output(self, channel: "Channel", data: bytes) -> None: ...
 
@@ -61,24 +81,25 @@ class VersionSocket:
         self._sender.setblocking(False)
         self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
-    def offer(self, kind: int, seq: int, deadline_ns: int, call_id: bytes, meta: bytes, body: Sequence[bytes], size: int) -> bool:
+    def offer(self, seq: int, deadline_ns: int, parcel: Parcel) -> bool:
         """Send one call; False when the socket is full (nothing was sent)."""
+        call_id, meta = parcel.call_id, parcel.meta
         try:
-            if size <= frames.INLINE_BYTES_MAX:
-                head = _pack_request(kind, 0, len(call_id), len(meta), seq, deadline_ns)
-                self._sender.send(b"".join((head, call_id, meta, *body)))
+            if parcel.body_size <= frames.INLINE_BYTES_MAX:
+                head = _pack_request(parcel.kind, 0, len(call_id), len(meta), seq, deadline_ns)
+                self._sender.send(b"".join((head, call_id, meta, *parcel.parts)))
             else:
-                self._offer_large(kind, seq, deadline_ns, call_id, meta, body)
+                head = _pack_request(parcel.kind, frames.BODY_IN_FD, len(call_id), len(meta), seq, deadline_ns)
+                self._send_with_body([head, call_id, meta], parcel.parts)
         except BlockingIOError:
             return False
         return True
 
-    def _offer_large(self, kind: int, seq: int, deadline_ns: int, call_id: bytes, meta: bytes, body: Sequence[bytes]) -> None:
+    def _send_with_body(self, message: list[bytes], body: list[bytes]) -> None:
+        """A body too large for a message rides beside it, as a sealed memory file."""
         fd = sealed_memfd("dayfly-body", body)
         try:
-            head = _pack_request(kind, frames.BODY_IN_FD, len(call_id), len(meta), seq, deadline_ns)
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-            self._sender.sendmsg([head, call_id, meta], rights)
+            self._sender.sendmsg(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
         finally:
             os.close(fd)
 
@@ -119,9 +140,7 @@ class VersionSocket:
         """The next untaken message and its descriptors, or None. Not socket.recv_fds: that one loses its flags (CPython 3.11 to 3.13)
         and would wait, for the receiving end blocks by default: instances share it."""
         try:
-            packet, ancillary, _, _ = self.receiver.recvmsg(
-                size, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            )
+            packet, ancillary, _, _ = self.receiver.recvmsg(size, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return None
         rights = array.array("i")
@@ -144,7 +163,7 @@ class Channel:
         "head", "id", "init_us", "ready_at", "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
 
-    def __init__(self, id: str, events: ChannelEvents, entry: object, started_at: float) -> None:
+    def __init__(self, id: str, events: ChannelEvents, entry: Any, started_at: float) -> None:
         self.id = id
         self.entry = entry  # the fleet's record of the version
         self.started_at = started_at
@@ -279,7 +298,7 @@ class Channel:
             if (after := body_at + body_size) > end:
                 break
             offset = after
-            on_frame(self, kind, flags, status, exec_us, seq, data[meta_at:body_at], data[body_at:after])
+            on_frame(self, Frame(kind, flags, status, exec_us, seq, data[meta_at:body_at], data[body_at:after]))
             if self._socket is None:
                 return end
         return offset

@@ -168,7 +168,7 @@ class Dispatch:
         if request.length > self.settings.body_bytes_max:
             raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
         call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
-        return door(self, request, self.fleet.entry(function, version), call_id)
+        return door(self.fleet, request, self.fleet.entry(function, version), call_id)
 
 
 def _client_context(value: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""One version on this gateway: its pool, its socket, its channels and what its instances are booted with. Data, no behaviour.
+"""One version on this gateway: its pool, its socket, its channels and what its instances are booted with. Decides nothing.
 
 Made and changed by gateway/fleet.py and gateway/starter.py only.
 """
@@ -6,11 +6,14 @@ Made and changed by gateway/fleet.py and gateway/starter.py only.
 from collections.abc import Callable
 from typing import Any
 
-from dayfly.core.decide.pool import Pool, PoolLimits
+from dayfly.core.decide.effects import PoolLimits
+from dayfly.core.decide.pool import Pool
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.channel import Channel, VersionSocket
 from dayfly.gateway.ledger import FunctionLedger
+
+LATE_GRACE_SECONDS = 0.5
 
 Provers = Callable[[Channel | None, dict[str, Any]], None]
 
@@ -58,6 +61,36 @@ class Entry:
             "env": config.env,
             "secrets": sorted(self.secrets),
         }
+
+    def serves(self, function: Function, version: Version) -> bool:
+        """Whether this entry is the one for `version` as `function` has it now: same version, same secrets."""
+        if self.function is not function:
+            if self.version != version or self.secrets != secrets_of(function, version):
+                return False
+            self.function = function
+        return True
+
+    def check_deadlines(self, now: float) -> None:
+        """Tell the pool of calls that ran out of time, and which instance holds each."""
+        pool = self.pool
+        if not pool.offered and not pool.waiting:
+            return
+        # Several calls at once in one instance: its agent ends a late one by itself, so the whole instance is spared for a moment.
+        at = now if pool.limits.concurrency == 1 else now - LATE_GRACE_SECONDS
+        oldest = next(iter(pool.offered.values()), None)
+        if (oldest is None or oldest.deadline > at) and (not pool.waiting or pool.waiting[0].deadline > now):
+            return
+        slots = pool.limits.concurrency
+        holders = {seq: channel.id for channel in self.channels.values() for seq in channel.running(slots)}
+        pool.expired(holders, at)
+
+    def gauge(self) -> None:
+        """Add this entry's present state to its function's gauges."""
+        numbers = self.ledger.numbers
+        numbers.in_flight += len(self.pool.offered)
+        numbers.waiting += len(self.pool.waiting)
+        numbers.instances += len(self.channels)
+        numbers.memory_mb += len(self.channels) * self.memory_mb
 
 
 def secrets_of(function: Function, version: Version) -> dict[str, bytes]:

@@ -5,14 +5,12 @@ gateway/server.py makes requests; dispatch, reply and forward answer them.
 
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from dayfly.core.model.errors import Refusal
-
-if TYPE_CHECKING:
-    from dayfly.gateway.server import Connection
+from dayfly.core.model.settings import Settings
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -35,6 +33,37 @@ class Sink(Protocol):
         """The client's socket is full (False) or takes bytes again (True)."""
 
 
+class Shared(Protocol):
+    """What a request needs of all connections' common ground (gateway/server.py Site)."""
+
+    settings: Settings
+    date: bytes
+    stopping: bool
+    buffered: int
+
+
+class Wire(Protocol):
+    """The connection below a request (gateway/server.py Connection)."""
+
+    peer: str
+
+    @property
+    def site(self) -> Shared: ...
+
+    @property
+    def write_paused(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def answered(self, request: "Request") -> None: ...
+
+    def abort(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
 class Request:
     """One exchange. Headers are (lower-case name, value) in order; `target` is the raw request target."""
 
@@ -43,7 +72,7 @@ class Request:
         "received", "received_at", "refusal", "sink", "target", "version",
     )  # fmt: skip
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: Wire) -> None:
         self.connection = connection
         self.method = b""
         self.target = b""
@@ -128,8 +157,6 @@ def refusal_answer(refusal: Refusal, call_id: str = "") -> tuple[int, bytes, byt
     """(status, header lines, body) of a refusal as native answers show it."""
     kind = refusal.kind
     lines = b"content-type: application/json\r\n"
-    if call_id:
-        lines += b"x-call-id: %b\r\n" % call_id.encode()
     if refusal.retry_after_seconds is not None:
         lines += b"retry-after: %d\r\n" % max(1, round(refusal.retry_after_seconds))
     if kind.code == "unauthorized":

@@ -14,15 +14,16 @@ from typing import Any
 import msgspec
 import structlog
 
-from dayfly.core.decide.pool import Answer, Clear, Close, Kill, Offer, Retire, Start
+from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, Retire, Start
+from dayfly.core.decide.evict import longest_idle
 from dayfly.core.model.call import Call
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.core.ports import Provider
 from dayfly.core.wire.node import Accepted, Exited
-from dayfly.gateway.channel import Channel
+from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.deaths import death_text, error_of, init_error, init_timed_out, start_death
-from dayfly.gateway.entry import Entry, Provers, secrets_of
+from dayfly.gateway.entry import Entry, Provers
 from dayfly.gateway.ledger import FunctionLedger, Ledger
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
@@ -42,8 +43,9 @@ class Fleet:
     def __init__(self, settings: Settings, provider: Provider, ledger: Ledger, name: str) -> None:
         self._settings = settings
         self._provider = provider
-        self._ledger = ledger
-        self._outputs = Outputs(ledger, settings.log_lines_per_call_max)
+        self.ledger = ledger
+        self._outputs = outputs = Outputs(ledger, settings.log_lines_per_call_max)
+        self.on_output = outputs.raw
         self._prefix = name
         self._loop = asyncio.get_running_loop()
         self._entries: dict[tuple[str, str, int], Entry] = {}
@@ -55,7 +57,6 @@ class Fleet:
         self.stopping = False
         provider.on_accepted = self._on_accepted
         provider.on_exited = self._on_exited
-        provider.on_lost = self._on_node_lost
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
             Offer: self._do_offer,
             Start: self._do_start,
@@ -66,19 +67,14 @@ class Fleet:
             Close: self._do_close,
         }
 
-    # ---- calls -----------------------------------------------------------------------------------------------------------------
-
     def entry(self, function: Function, version: Version) -> Entry:
         """The version's entry, made at first call; a changed secret makes a new one and drains the old."""
         found = self._entries.get(version.key)
-        if found is not None and found.function is function:
-            return found
-        if found is not None and (found.version == version and found.secrets == secrets_of(function, version)):
-            found.function = function
-            return found
         if found is not None:
+            if found.serves(function, version):
+                return found
             self._drain(found)
-        made = Entry(function, version, self._settings, self._ledger.function(version.namespace, version.function))
+        made = Entry(function, version, self._settings, self.ledger.function(version.namespace, version.function))
         self._entries[version.key] = made
         return made
 
@@ -97,8 +93,6 @@ class Fleet:
         if streaming is not None:
             streaming.cancel(call.seq)
         return entry.pool.abandoned(call)
-
-    # ---- versions --------------------------------------------------------------------------------------------------------------
 
     def functions_changed(self, keys: set[tuple[str, str, int]], prefix: tuple[str, str] | None) -> None:
         """Drain entries that the catalog no longer lists; with `prefix` only those of one (namespace, function)."""
@@ -137,16 +131,12 @@ class Fleet:
         entry.pool.drain(time.monotonic())
         self._carry_out(entry)
 
-    # ---- the clock -------------------------------------------------------------------------------------------------------------
-
     def tick(self, known: set[tuple[str, str, int]]) -> None:
         """Every 50 ms or so: deadlines, scaling down, pending starts. `known` are the versions the catalog lists."""
         now = time.monotonic()
         for entry in [*self._entries.values(), *self._leaving]:
-            pool = entry.pool
-            if pool.offered or pool.waiting:
-                self._check_deadlines(entry, now)
-            pool.ticked(now)
+            entry.check_deadlines(now)
+            entry.pool.ticked(now)
             self._carry_out(entry)
         self._check_starts(now)
         self._start_pending()
@@ -157,16 +147,6 @@ class Fleet:
                     del self._entries[key]
                     self._drain(entry)
         self._bury(now)
-
-    def _check_deadlines(self, entry: Entry, now: float) -> None:
-        pool = entry.pool
-        # Several calls at once in one instance: its agent ends a late one by itself, so the whole instance is spared for a moment.
-        at = now if pool.limits.concurrency == 1 else now - 0.5
-        oldest = next(iter(pool.offered.values()), None)
-        if (oldest is None or oldest.deadline > at) and (not pool.waiting or pool.waiting[0].deadline > now):
-            return
-        holders = {seq: channel.id for channel in entry.channels.values() for seq in channel.running(pool.limits.concurrency)}
-        pool.expired(holders, at)
 
     def _check_starts(self, now: float) -> None:
         """An instance that neither became ready nor failed in time is ended; its start then counts as failed."""
@@ -186,17 +166,13 @@ class Fleet:
                     self._provider.kill(channel.id)
                 entry.closed_at = now
 
-    # ---- effects ---------------------------------------------------------------------------------------------------------------
-
     def _carry_out(self, entry: Entry) -> None:
         for effect in entry.pool.effects():
             self._effects[type(effect)](entry, effect)
 
     def _do_offer(self, entry: Entry, effect: Offer) -> None:
         call = effect.call
-        reply = call.reply
-        deadline_ns = int(call.deadline * 1e9)
-        if not entry.socket.offer(reply.kind, call.seq, deadline_ns, reply.call_id, reply.meta, reply.parts, reply.body_size):
+        if not entry.socket.offer(call.seq, int(call.deadline * 1e9), call.reply):
             entry.pool.blocked(call)
 
     def _do_start(self, entry: Entry, effect: Start) -> None:
@@ -229,8 +205,6 @@ class Fleet:
             prover(None, error_of("Sandbox.Failure", "The version was removed while it was being proved."))
         entry.provers.clear()
 
-    # ---- starts ----------------------------------------------------------------------------------------------------------------
-
     def _start_pending(self) -> None:
         settings = self._settings
         while self._pending and self._starting < settings.starts_in_flight_max:
@@ -246,13 +220,13 @@ class Fleet:
             self._start_one(entry)
 
     def _make_room(self) -> bool:
-        """At the machine's cap: ask an idle instance of the version that was longest without a call to leave. False when all are busy."""
-        idle = [entry for entry in self._entries.values() if entry.pool.idle() > 0]
-        if not idle:
-            return any(entry.closed_at or entry.pool.statistics()["leaving"] for entry in [*self._entries.values(), *self._leaving])
-        entry = min(idle, key=lambda it: it.pool.last_demand_at)
-        entry.pool.release(1)
-        self._carry_out(entry)
+        """At the machine's cap: ask an idle instance to leave. False when all are busy and none is leaving."""
+        entries = [*self._entries.values(), *self._leaving]
+        pool = longest_idle(entry.pool for entry in entries)
+        if pool is None:
+            return any(entry.pool.leaving for entry in entries)
+        pool.release(1)
+        self._carry_out(next(entry for entry in entries if entry.pool is pool))
         return True
 
     def _refuse_pending(self, code: str) -> None:
@@ -276,34 +250,26 @@ class Fleet:
         entry.ledger.numbers.instances_started += 1
         entry.pool.starting(channel.id, now)
 
-    # ---- what instances say (ChannelEvents) ------------------------------------------------------------------------------------
-
-    def on_frame(self, channel: Channel, kind: int, flags: int, status: int, exec_us: int, seq: int, meta: bytes, body: bytes) -> None:
-        entry: Entry = channel.entry  # type: ignore[assignment]
-        if kind == frames.RESULT:
-            now = time.monotonic()
-            call = entry.pool.finished(seq, now, exec_us * 1e-6)
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        entry: Entry = channel.entry
+        kind = frame.kind
+        if kind == frames.RESULT or kind == frames.END:
+            call = entry.pool.finished(frame.seq, time.monotonic(), frame.exec_us * 1e-6)
             channel.answered += 1
             if call is not None:
-                call.reply.result(channel, flags, status, exec_us, meta, body)
+                (call.reply.result if kind == frames.RESULT else call.reply.end)(channel, frame)
             self._carry_out(entry)
         elif kind == frames.LOG:
-            self._outputs.frame(entry, channel, flags, status, seq, body)
-        elif kind in (frames.HEAD, frames.CHUNK):
-            call = entry.pool.offered.get(seq)
+            self._outputs.frame(channel, frame)
+        elif kind == frames.HEAD or kind == frames.CHUNK:
+            call = entry.pool.offered.get(frame.seq)
             if call is not None:
-                (call.reply.head if kind == frames.HEAD else call.reply.chunk)(channel, status, meta, body)
-        elif kind == frames.END:
-            call = entry.pool.finished(seq, time.monotonic(), exec_us * 1e-6)
-            channel.answered += 1
-            if call is not None:
-                call.reply.end(channel, flags, exec_us, body)
-            self._carry_out(entry)
+                (call.reply.head if kind == frames.HEAD else call.reply.chunk)(channel, frame)
         elif kind == frames.READY and not channel.ready_at and channel.wanted:
-            self._on_ready(entry, channel, meta)
+            self._on_ready(entry, channel, frame.meta)
         elif kind == frames.FAILED and not channel.ready_at and channel.wanted:
             channel.wanted = False
-            self._failed(channel, init_error(meta), "init_failed")
+            self._failed(channel, init_error(frame.meta), "init_failed")
         elif kind == frames.RETIRED:
             channel.wanted = False
         else:
@@ -327,9 +293,6 @@ class Fleet:
         self._carry_out(entry)
         self._start_pending()
 
-    def on_output(self, channel: Channel, data: bytes) -> None:
-        self._outputs.raw(channel.entry, channel, data)  # type: ignore[arg-type]
-
     def on_end(self, channel: Channel, reason: str) -> None:
         """The instance closed its socket ("lost") or sent nonsense ("garbage"). Why it ended comes from the node; wait for it a moment."""
         if reason == "garbage":
@@ -340,8 +303,6 @@ class Fleet:
             self._gone(channel)
         else:
             self._loop.call_later(EXIT_WAIT_SECONDS, self._gone, channel)
-
-    # ---- what the node says ----------------------------------------------------------------------------------------------------
 
     def _on_accepted(self, message: Accepted) -> None:
         channel = self._channels.get(message.instance)
@@ -356,15 +317,11 @@ class Fleet:
         # What it wrote before it died may still be in the socket: let the loop read it first.
         self._loop.call_soon(self._loop.call_soon, self._gone, channel)
 
-    def _on_node_lost(self) -> None:
-        """Every instance died with the node; each channel's end-of-file says so one by one."""
-        log.warning("node_lost_with_instances", instances=len(self._channels))
-
     def _gone(self, channel: Channel) -> None:
         """An instance is over: settle its calls, forget it. Reached from end-of-file and from the node, done once."""
         if self._channels.pop(channel.id, None) is None:
             return
-        entry: Entry = channel.entry  # type: ignore[assignment]
+        entry: Entry = channel.entry
         channel.read_out()
         taken = channel.running(entry.pool.limits.concurrency)
         channel.close()
@@ -401,7 +358,7 @@ class Fleet:
             self._carry_out(entry)
 
     def _failed(self, channel: Channel, error: dict[str, Any], code: str) -> None:
-        entry: Entry = channel.entry  # type: ignore[assignment]
+        entry: Entry = channel.entry
         self._settle_start(channel, entry, error, code)
         self._carry_out(entry)
         self._start_pending()
@@ -414,10 +371,8 @@ class Fleet:
             prover(channel, error)
         for call in entry.pool.waiting:
             call.reply.start_failed(error)
-        self._outputs.start_failed(entry, channel, error)
+        self._outputs.start_failed(channel, error)
         entry.pool.failed(channel.id, time.monotonic(), code)
-
-    # ---- shutdown and sight ----------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> int:
@@ -426,16 +381,12 @@ class Fleet:
 
     def observe(self) -> list[FunctionLedger]:
         """Bring the gauges of every function's ledger up to date."""
-        for ledger in self._ledger.functions.values():
-            numbers = ledger.numbers
-            numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = 0
+        ledgers = list(self.ledger.functions.values())
+        for ledger in ledgers:
+            ledger.clear_gauges()
         for entry in [*self._entries.values(), *self._leaving]:
-            numbers = entry.ledger.numbers
-            numbers.in_flight += len(entry.pool.offered)
-            numbers.waiting += len(entry.pool.waiting)
-            numbers.instances += len(entry.channels)
-            numbers.memory_mb += len(entry.channels) * entry.memory_mb
-        return list(self._ledger.functions.values())
+            entry.gauge()
+        return ledgers
 
     def close(self) -> None:
         """End everything now."""

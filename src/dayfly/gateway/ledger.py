@@ -7,7 +7,6 @@ Written for every call, so it is arithmetic on lists and ints and nothing else. 
 from collections import deque
 
 from dayfly.core.decide.meter import BUCKETS, bucket
-from dayfly.core.model.function import Version
 from dayfly.core.model.records import FunctionStatistics, LogRecord, UsageRecord
 from dayfly.core.model.settings import Settings
 
@@ -29,6 +28,11 @@ class FunctionLedger:
         self._log_allowance = float(log_bytes_per_second)
         self._log_at = 0.0
         self.log_dropped = 0
+
+    def clear_gauges(self) -> None:
+        """Before the entries add up what is now."""
+        numbers = self.numbers
+        numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = 0
 
     def log_allowed(self, size: int, now: float) -> bool:
         """Token bucket of one second's depth."""
@@ -132,7 +136,3 @@ def _missed(record: LogRecord, count: int) -> LogRecord:
         record.at, record.namespace, record.function, record.version, record.instance, "", "platform", 30,
         f"{count} log records were dropped: the function logged faster than log_bytes_per_second_max.",
     )  # fmt: skip
-
-
-def log_record(version: Version, instance: str, call_id: str, stream: str, level: int, text: str, at: float) -> LogRecord:
-    return LogRecord(at, version.namespace, version.function, version.number, instance, call_id, stream, level, text)

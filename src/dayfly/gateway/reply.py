@@ -9,20 +9,18 @@ is checked before it reaches a client.
 import base64
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from dayfly.core.model.call import Call
 from dayfly.core.model.errors import BY_CODE, Refusal
 from dayfly.core.model.records import UsageRecord
-from dayfly.gateway.channel import Channel
+from dayfly.gateway.channel import Channel, Frame
+from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request, refusal_answer
+from dayfly.gateway.fleet import Fleet
 from dayfly.runtime import frames
-
-if TYPE_CHECKING:
-    from dayfly.gateway.dispatch import Dispatch
-    from dayfly.gateway.entry import Entry
 
 LOG_TAIL_BYTES = 4096
 REMEMBERED_BLOCKS_MAX = 1024
@@ -59,13 +57,13 @@ class Reply:
     """One call at a front door. Subclasses say how answers look."""
 
     __slots__ = (
-        "body_size", "call", "call_id", "channel", "cold", "detail", "dispatch", "entry", "head_sent", "log_lines", "meta",
+        "body_size", "call", "call_id", "channel", "cold", "detail", "entry", "fleet", "head_sent", "log_lines", "meta",
         "over", "parts", "paused", "queue_us", "request", "sent_bytes", "tail", "wants_tail",
     )  # fmt: skip
     kind = 0
 
-    def __init__(self, dispatch: "Dispatch", request: Request, entry: "Entry", call_id: bytes) -> None:
-        self.dispatch = dispatch
+    def __init__(self, fleet: Fleet, request: Request, entry: Entry, call_id: bytes) -> None:
+        self.fleet = fleet
         self.request = request
         self.entry = entry
         self.call_id = call_id
@@ -101,7 +99,7 @@ class Reply:
         except Refusal as refusal:
             self._release_body()
             self.over = True
-            self.request.respond(*refusal_answer(refusal, self.call_id.decode()))
+            self._refuse(refusal)
             return
         self.parts.append(chunk)
         self.body_size += len(chunk)
@@ -110,7 +108,7 @@ class Reply:
     def complete(self) -> None:
         """The whole request is here: into the pool."""
         if not self.over:
-            self.dispatch.fleet.submit(self.entry, self)
+            self.fleet.submit(self.entry, self)
 
     def left(self) -> None:
         """The client left. A waiting call is out; a running one runs on, its answer is dropped."""
@@ -119,7 +117,7 @@ class Reply:
             self.over = True
             return
         self.over = True
-        waiting = self.dispatch.fleet.abandon(self.entry, self.call, self.channel)
+        waiting = self.fleet.abandon(self.entry, self.call, self.channel)
         self._unpause()
         self._record("client_left", None, 0, 0)
         if waiting:
@@ -158,43 +156,46 @@ class Reply:
         """The start this call waited for failed in the user's init; `refused` with init_failed or start_failed follows."""
         self.detail = f"{error.get('errorType')}: {error.get('errorMessage')}"
 
-    def result(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
+    def result(self, channel: Channel, frame: Frame) -> None:
         if self.over:
             self._release_body()
             return
         self.over = True
-        self._answer(channel, flags, status, exec_us, meta, body)
-        self._record(self.detail or "ok", channel, exec_us, len(body))
+        self._answer(channel, frame)
+        self._record(self.detail or "ok", channel, frame.exec_us, len(frame.body))
 
-    def head(self, channel: Channel, status: int, meta: bytes, body: bytes) -> None:
+    def head(self, channel: Channel, frame: Frame) -> None:
         """A streamed answer begins."""
         if self.over or self.head_sent:
             return
-        lines = self._stream_lines(channel, status, meta)
+        lines = self._stream_lines(channel, frame)
         if lines is None:
             self.refused("function_bad_answer")
-            channel.cancel(self.call.seq if self.call is not None else 0)
+            channel.cancel(frame.seq)
             return
         self.channel = channel
         self.head_sent = True
         self.request.begin(lines[0], lines[1])
-        self._send(body)
+        self._send(frame.body)
 
-    def chunk(self, channel: Channel, status: int, meta: bytes, body: bytes) -> None:
+    def chunk(self, channel: Channel, frame: Frame) -> None:
+        """More of it."""
         if not self.over and self.head_sent:
-            self._send(body)
+            self._send(frame.body)
 
-    def end(self, channel: Channel, flags: int, exec_us: int, body: bytes) -> None:
+    def end(self, channel: Channel, frame: Frame) -> None:
+        """It is complete, or broke: then the connection is cut, so that nobody takes half an answer for a whole one."""
         self._unpause()
         if self.over:
             self._release_body()
             return
         self.over = True
-        if flags & frames.ERROR or not self.head_sent:
-            self._record("function_error", channel, exec_us, self.sent_bytes)
+        broken = bool(frame.flags & frames.ERROR) or not self.head_sent
+        self._settle(channel, frame.exec_us)
+        self._record("function_error" if broken else "ok", channel, frame.exec_us, self.sent_bytes)
+        if broken:
             self.request.abort()
         else:
-            self._record("ok", channel, exec_us, self.sent_bytes)
             self.request.finish()
 
     def refused(self, code: str) -> None:
@@ -210,7 +211,7 @@ class Reply:
             self._answer_refusal(Refusal(code, self.detail or _SENTENCES.get(code, code), retry_after_seconds=_retry_after(code)))
         if code in ("queue_full", "overloaded", "shutting_down"):
             self._release_body()
-            self.dispatch.ledger.rejected(self.entry.ledger, code)
+            self.fleet.ledger.rejected(self.entry.ledger, code)
         else:
             self._record(code, None, 0, 0)
 
@@ -251,7 +252,7 @@ class Reply:
             if self.cold:
                 start_us, init_us = channel.start_us, channel.init_us
         version = self.entry.version
-        self.dispatch.ledger.answered(
+        self.fleet.ledger.answered(
             self.entry.ledger,
             UsageRecord(
                 self.call_id.decode(), version.namespace, version.function, version.number, time.time(), outcome, self.cold,
@@ -262,14 +263,18 @@ class Reply:
 
     # ---- what the doors say ----------------------------------------------------------------------------------------------------
 
-    def _answer(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
+    def _answer(self, channel: Channel, frame: Frame) -> None:
         raise NotImplementedError
 
-    def _stream_lines(self, channel: Channel, status: int, meta: bytes) -> tuple[int, bytes] | None:
+    def _stream_lines(self, channel: Channel, frame: Frame) -> tuple[int, bytes] | None:
         raise NotImplementedError
 
     def _answer_refusal(self, refusal: Refusal) -> None:
-        self.request.respond(*refusal_answer(refusal, self.call_id.decode()))
+        self._refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        status, lines, body = refusal_answer(refusal, self.call_id.decode())
+        self.request.respond(status, lines + b"x-call-id: %b\r\n" % self.call_id, body)
 
 
 class EventReply(Reply):
@@ -278,44 +283,47 @@ class EventReply(Reply):
     __slots__ = ()
     kind = frames.HTTP
 
-    def _answer(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
-        if flags & frames.ERROR:
-            error = _error_of(body)
+    def _answer(self, channel: Channel, frame: Frame) -> None:
+        if frame.flags & frames.ERROR:
+            error = _error_of(frame.body)
             bad = error.get("errorType") == "Runtime.BadAnswer"
             self.detail = "function_bad_answer" if bad else _outcome_of(error)
             text = str(error.get("errorMessage", "")) if bad else f"The function failed with {error.get('errorType', 'an error')}."
-            kind, lines, answer = refusal_answer(Refusal(self.detail, text), "")
-            self.request.respond(kind, lines + self._lines(channel, exec_us), answer)
+            self._answer_failure(channel, frame, text)
             return
-        block = checked_block(meta)
-        if block is None or not 200 <= status <= 599:
+        block = checked_block(frame.meta)
+        if block is None or not 200 <= frame.status <= 599:
             self.detail = "function_bad_answer"
-            kind, lines, answer = refusal_answer(Refusal(self.detail, "The handler's status or headers are no valid HTTP."), "")
-            self.request.respond(kind, lines + self._lines(channel, exec_us), answer)
+            self._answer_failure(channel, frame, _SENTENCES[self.detail])
             return
-        self.request.respond(status, block + self._lines(channel, exec_us), body)
+        self.request.respond(frame.status, block + self._lines(channel, frame.exec_us), frame.body)
 
-    def _stream_lines(self, channel: Channel, status: int, meta: bytes) -> tuple[int, bytes] | None:
-        block = checked_block(meta)
-        if block is None or not 200 <= status <= 599:
+    def _answer_failure(self, channel: Channel, frame: Frame, text: str) -> None:
+        """`detail` is the code, `text` the sentence; the traceback stays in the log, callers may be strangers."""
+        status, lines, body = refusal_answer(Refusal(self.detail, text), self.call_id.decode())
+        self.request.respond(status, lines + self._lines(channel, frame.exec_us), body)
+
+    def _stream_lines(self, channel: Channel, frame: Frame) -> tuple[int, bytes] | None:
+        block = checked_block(frame.meta)
+        if block is None or not 200 <= frame.status <= 599:
             return None
-        return status, block + self._lines(channel, 0)
+        return frame.status, block + self._lines(channel, 0)
 
 
 class InvokeReply(Reply):
-    """Direct invoke: JSON in, JSON out; what goes wrong in the function is HTTP 200 with X-Amz-Function-Error, as Lambda has it."""
+    """Direct invoke: JSON in, JSON out; what goes wrong in the function is HTTP 200 with X-Amz-Function-Error, as in Lambda."""
 
     __slots__ = ()
     kind = frames.DIRECT
 
-    def _answer(self, channel: Channel, flags: int, status: int, exec_us: int, meta: bytes, body: bytes) -> None:
-        lines = b"content-type: application/json\r\n" + self._lines(channel, exec_us) + self._invoke_lines()
-        if flags & frames.ERROR:
-            self.detail = _outcome_of(_error_of(body))
+    def _answer(self, channel: Channel, frame: Frame) -> None:
+        lines = b"content-type: application/json\r\n" + self._lines(channel, frame.exec_us) + self._invoke_lines()
+        if frame.flags & frames.ERROR:
+            self.detail = _outcome_of(_error_of(frame.body))
             lines += b"x-amz-function-error: Unhandled\r\n"
-        self.request.respond(200, lines, body)
+        self.request.respond(200, lines, frame.body)
 
-    def _stream_lines(self, channel: Channel, status: int, meta: bytes) -> tuple[int, bytes] | None:
+    def _stream_lines(self, channel: Channel, frame: Frame) -> tuple[int, bytes] | None:
         return 200, b"content-type: application/octet-stream\r\n" + self._lines(channel, 0) + self._invoke_lines()
 
     def _answer_refusal(self, refusal: Refusal) -> None:

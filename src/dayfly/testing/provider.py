@@ -194,9 +194,7 @@ class FakeInstance:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                packet, ancillary, _, _ = self._requests.recvmsg(
-                    frames.MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT
-                )
+                packet, ancillary, _, _ = self._requests.recvmsg(frames.MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT)
                 return packet, [int.from_bytes(data[:4], sys.byteorder) for _, _, data in ancillary]
             except BlockingIOError:
                 readable = loop.create_future()

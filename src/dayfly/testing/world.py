@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dayfly.core.decide.pool import Answer, Clear, Close, Effect, Kill, Offer, Pool, PoolLimits, Retire, Start
+from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
+from dayfly.core.decide.pool import Pool
 from dayfly.core.model.call import Call
 
 TICK_SECONDS = 0.05

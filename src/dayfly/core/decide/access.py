@@ -48,9 +48,7 @@ def allowed(token: Token | None, verb: str, namespace: str) -> bool:
     """
     if token is None:
         return False
-    return (verb in token.verbs or "admin" in token.verbs) and (
-        namespace in token.namespaces or ALL_NAMESPACES in token.namespaces
-    )
+    return (verb in token.verbs or "admin" in token.verbs) and (namespace in token.namespaces or ALL_NAMESPACES in token.namespaces)
 
 
 def visible(token: Token, verb: str, namespaces: tuple[str, ...]) -> tuple[str, ...]:

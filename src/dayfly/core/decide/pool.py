@@ -1,8 +1,8 @@
 """Who runs the calls of one version: a pool of instances that pull from one socket.
 
-Facts in (`submitted`, `started`, `failed`, `finished`, `retired`, `lost`, `returned`, `abandoned`, `expired`, `ensure`, `ticked`, `drain`),
-effects out (`effects()`). Nothing here does anything: gateway/fleet.py carries the effects out. Between two awaits a decision is
-atomic, so there is no lock.
+Facts in (`submitted`, `starting`, `started`, `failed`, `finished`, `retired`, `lost`, `returned`, `blocked`, `abandoned`, `expired`,
+`ensure`, `ticked`, `drain`), effects out (`effects()`, core/decide/effects.py). Nothing here does anything: gateway/fleet.py carries the
+effects out. Between two awaits a decision is atomic, so there is no lock.
 
 How it works. Calls wait in a bounded queue here and are *offered* to the version's socket, from which whichever instance is free takes
 the next. Only as many are offered as instances can take at once; when calls are very short a few more (`prefetch_max` per slot), so
@@ -11,9 +11,11 @@ because nobody owns an offered call before running it.
 
 When to start another instance: a start is cheaper than a wait. With `demand` calls in the house and a mean run time, the newest call
 is expected to wait `demand × mean ÷ slots`. Once that is longer than a start takes, start as many as would bring it below, never more
-than there are calls, within the caps; when answers stop coming, one more. A first burst, of whose run time nothing is known, gets one instance a call up to the cap.
+than there are calls, within the caps; when answers stop coming, one more. A first burst, of whose run time nothing is known, gets one
+instance a call up to the cap.
 
-When to let go: the most instances that demand was worth within the last `keep_alive_seconds` (eight slots of a ring) is what the pool keeps.
+When to let go: the most instances that demand was worth within the last `keep_alive_seconds` (eight slots of a ring) is what the pool
+keeps.
 
 Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py and the seeded world hold it to that.
 """
@@ -21,10 +23,9 @@ Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py a
 from collections import deque
 from collections.abc import Iterable, Iterator
 from math import ceil
-from typing import NamedTuple
 
-import msgspec
-
+from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
+from dayfly.core.decide.keepalive import Peaks
 from dayfly.core.model.call import (
     ANSWERED,
     CALL_STEPS,
@@ -44,63 +45,7 @@ SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered ca
 START_SECONDS_GUESS = 0.005  # until the first start was seen
 STALL_SECONDS = 0.01  # no answer for this long, with calls behind, is a reason to start one more instance
 STALL_HOLD_SECONDS = 2.0
-KEEP_SLOTS = 8
 SMOOTHING = 0.2  # weight of the newest observation in moving means
-
-
-class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one version's pool may do. Times in seconds."""
-
-    concurrency: int = 1
-    min_instances: int = 0
-    max_instances: int = 100
-    queue_max: int = 1000
-    keep_alive_seconds: float = 60.0
-    starts_max: int = 8
-    prefetch_max: int = 16
-
-
-class Offer(NamedTuple):
-    """Put this call on the version's socket."""
-
-    call: Call
-
-
-class Start(NamedTuple):
-    """Start this many instances; report each with `started` or `failed`, after naming it with `starting`."""
-
-    instances: int
-
-
-class Answer(NamedTuple):
-    """Answer this call with an error code of core/model/errors.py; it is no longer in the pool."""
-
-    call: Call
-    code: str
-
-
-class Retire(NamedTuple):
-    """Ask this many instances, whichever are free, to leave."""
-
-    instances: int
-
-
-class Kill(NamedTuple):
-    """End this instance now; `lost` will follow."""
-
-    instance: str
-    code: str
-
-
-class Clear(NamedTuple):
-    """No instance is left to take what lies in the version's socket: empty it, the calls are back in the queue."""
-
-
-class Close(NamedTuple):
-    """Drained: nothing waits and nothing runs. Close the version's socket; the instances leave."""
-
-
-Effect = Offer | Start | Answer | Retire | Kill | Clear | Close
 
 
 class Pool:
@@ -125,12 +70,9 @@ class Pool:
         self._blocked = False  # the socket was full: wait for an answer before offering again
         self._room = 0  # how many calls may be offered at once; follows instances and mean
         self._last_finish_at = 0.0
-        self._peaks = [0] * KEEP_SLOTS
-        self._peak_slot = -1
+        self._peaks = Peaks(limits.keep_alive_seconds)
         self._stalled_at = float("-inf")
         self._effects: list[Effect] = []
-
-    # ---- what happened ---------------------------------------------------------------------------------------------------------
 
     def submitted(self, call: Call, now: float) -> None:
         """A call wants in. Offered at once when there is room, else it waits, else it is refused (queue_full)."""
@@ -299,15 +241,19 @@ class Pool:
             yield from pending
             pending = self._effects
 
-    # ---- what can be seen ------------------------------------------------------------------------------------------------------
-
     @property
     def ready(self) -> int:
         """Instances that take calls."""
         return self._ready
 
     @property
+    def leaving(self) -> bool:
+        """Whether instances of this pool are on their way out."""
+        return self.closed or self._leaving > 0
+
+    @property
     def busy_starting(self) -> int:
+        """Starts asked for or under way."""
         return self._starting + self._start_asked
 
     def idle(self) -> int:
@@ -318,22 +264,10 @@ class Pool:
         """The machine needs room: ask idle instances to leave."""
         self._retire(min(count, self.idle()))
 
-    def statistics(self) -> dict[str, int]:
-        return {
-            "submitted": self.submitted_count,
-            "answered": self.answered_count,
-            "waiting": len(self.waiting),
-            "offered": len(self.offered),
-            "ready": self._ready,
-            "starting": self.busy_starting,
-            "leaving": self._leaving,
-        }
-
     def __repr__(self) -> str:
-        facts = " ".join(f"{key}={value}" for key, value in self.statistics().items())
-        return f"<Pool {facts}{' draining' if self.draining else ''}>"
-
-    # ---- how it is decided -----------------------------------------------------------------------------------------------------
+        counts = f"submitted={self.submitted_count} answered={self.answered_count} waiting={len(self.waiting)}"
+        state = f"offered={len(self.offered)} ready={self._ready} starting={self.busy_starting} leaving={self._leaving}"
+        return f"<Pool {counts} {state}{' draining' if self.draining else ''}>"
 
     def _offer(self, call: Call) -> None:
         call.state = OFFERED
@@ -400,15 +334,10 @@ class Pool:
         self._effects.append(Start(count))
 
     def _remember_demand(self, now: float) -> None:
-        demand = self._needed(len(self.waiting) + len(self.offered))
-        slot = int(now / max(self.limits.keep_alive_seconds / KEEP_SLOTS, 0.01))
-        if slot != self._peak_slot:
-            for passed in range(max(self._peak_slot + 1, slot - KEEP_SLOTS + 1), slot + 1):
-                self._peaks[passed % KEEP_SLOTS] = 0
-            self._peak_slot = slot
+        needed = self._needed(len(self.waiting) + len(self.offered))
         if now - self.last_demand_at < self.limits.keep_alive_seconds:
-            demand = max(demand, 1)
-        self._peaks[slot % KEEP_SLOTS] = max(self._peaks[slot % KEEP_SLOTS], demand)
+            needed = max(needed, 1)
+        self._peaks.note(needed, now)
 
     def _let_go(self, now: float) -> None:
         if self.draining:
@@ -419,7 +348,7 @@ class Pool:
         if self.limits.keep_alive_seconds <= 0:
             keep = ceil((len(self.waiting) + len(self.offered)) / self.limits.concurrency)
         else:
-            keep = max(self._peaks)
+            keep = self._peaks.highest()
         keep = max(keep, self.limits.min_instances)
         self._retire(self._ready - self._leaving - keep)
 

@@ -49,7 +49,7 @@ def rollback(live: Alias, moves: Sequence[int], kept: Collection[int], to: int |
     """(the version `live` shall point at, how many of the oldest `moves` to keep before it is pushed).
 
     `moves` are the versions `live` pointed at, oldest first, with the present one last; `to` is a version, or None for the
-    one before. Raises Refusal version_not_found when that one is not kept, or conflict when there is none before.
+    one before. Raises Refusal version_not_found when that one is not kept, or there is none before.
     """
     if to is not None:
         if to not in kept:
@@ -61,4 +61,4 @@ def rollback(live: Alias, moves: Sequence[int], kept: Collection[int], to: int |
     for index in range(len(moves) - 1, -1, -1):
         if moves[index] != present and moves[index] in kept:
             return moves[index], index
-    raise Refusal("conflict", f"There is no version before {present} to go back to.")
+    raise Refusal("version_not_found", f"There is no version before {present} to go back to.")
