@@ -218,6 +218,12 @@ class Platform:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
 
+    def copy(self, folder: Path) -> Path:
+        """A copy of a folder of ours where this platform's user may read it."""
+        target = self.folder / "files" / folder.name
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+        return target
+
     def deploy(self, path: Path, *flags: str) -> dict[str, Any]:
         """`dayfly deploy PATH`; returns its last event: version, url, unchanged, seconds …"""
         event: dict[str, Any] = self.cli_json("deploy", str(path), *flags)

@@ -52,7 +52,7 @@ def _is_command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def undocumented() -> dict[str, int]:
-    """Modules (of more than a few lines) without an opening text, and per file the number of public functions and classes without a docstring.
+    """Modules (of more than a few lines) without an opening text, and per file how many public functions and classes lack theirs.
 
     One-line properties and obvious overrides speak for themselves; so does a method of a documented Protocol's implementation.
     """
