@@ -3,6 +3,7 @@
 Called by node/server.py at its start and for every instance. Nothing here talks to a client or a zygote.
 """
 
+import contextlib
 import functools
 import os
 import secrets
@@ -62,7 +63,8 @@ class Machine:
         self._note = Path(layout.run, NOTE)
         cgroup.clean_noted(self._note, cgroup.tag(layout.data))
         self.groups = cgroup.Groups(place, cgroup.tag(layout.data))
-        self._note.write_text("".join(f"{folder}\n" for folder in dict.fromkeys(self.groups.folders.values())))
+        with contextlib.suppress(FileNotFoundError):  # no RUN: somebody only asks what this machine can do
+            self._note.write_text("".join(f"{folder}\n" for folder in dict.fromkeys(self.groups.folders.values())))
         self.networks = network.Pool(layout.egress_socket, ready=8)
         reached = self.networks.available()
         self.features: features.Features = found | self.groups.available() | reached | {"net_namespaces": reached["netns"]}

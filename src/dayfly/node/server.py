@@ -354,6 +354,11 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
 def cleanup(layout: Layout) -> None:
     """Remove what a killed node of this data directory left on the machine. Harmless when there is nothing."""
     cgroup.clean_noted(Path(layout.run, NOTE), cgroup.tag(layout.data))
+    mountinfo, own = (Path("/proc/self", name).read_text() for name in ("mountinfo", "cgroup"))
+    place = cgroup.find_place(mountinfo, own, privileged=os.geteuid() == 0)
+    for base in dict.fromkeys(place.folders.values()):
+        with contextlib.suppress(OSError):
+            cgroup.clean(base / cgroup.tag(layout.data))
 
 
 __all__ = ["Build", "Node", "cleanup", "run"]

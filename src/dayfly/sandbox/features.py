@@ -1,7 +1,7 @@
 """What this machine can do, found out by trying each thing in a forked child: True, or a sentence why it is missing.
 
-`probe` takes well under 100 ms and changes nothing outside its children. Called by the node at its start and by `dayfly doctor`.
-Control groups and networks are probed by the objects that own them (cgroup.Groups, network.Pool); node and `report` merge all.
+`probe` takes well under 100 ms and changes nothing outside its children. Called by node/machine.py, for the node and for `dayfly doctor`.
+Control groups and networks are probed by the objects that own them (cgroup.Groups, network.Pool); node/machine.py merges all.
 """
 
 import contextlib
@@ -14,8 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dayfly.core.decide import isolate
-from dayfly.sandbox import cgroup, mounts, network, privileges, seccomp
+from dayfly.sandbox import mounts, seccomp
 from dayfly.sandbox import syscalls as sys_
 
 Features = dict[str, bool | str]
@@ -203,56 +202,3 @@ def _real_interpreter(path: str, name: str) -> str:
         if f"python{major}.{minor}" == name and os.access(program, os.X_OK):
             return program
     return ""
-
-
-# For people (`dayfly doctor`): wall → what is lost without it, and how to get it.
-_NAMESPACES = "start as root, or allow unprivileged user namespaces"
-_GROUPS = "start as root, or delegate a cgroup (systemd-run --user --scope -p Delegate=yes)"
-_COSTS: dict[str, tuple[str, str]] = {
-    "pidns": ("functions see and may signal other processes of their user", _NAMESPACES),
-    "mountns": ("functions see the host's files; only Landlock keeps them from reading", _NAMESPACES),
-    "ipcns": ("functions share System V memory and queues", _NAMESPACES),
-    "utsns": ("functions see the host's name", _NAMESPACES),
-    "cgroupns": ("functions see names of the host's control groups", _NAMESPACES),
-    "netns": ("functions share the host's network", _NAMESPACES),
-    "uid": ("all functions run as one user of the host", "start as root"),
-    "capabilities": ("functions keep this process's privileges", "report it: every Linux has this"),
-    "no_new_privs": ("setuid programs work inside functions", "use Linux 3.5 or newer"),
-    "seccomp": ("functions may make any system call", "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64"),
-    "landlock": ("files are guarded by mounts and modes only", "use Linux 5.13 or newer with lsm=landlock"),
-    "memory": ("memory is bounded per process, not per function", _GROUPS),
-    "pids": ("a function may start any number of processes", _GROUPS),
-    "cpu": ("busy functions are not weighed against each other", _GROUPS),
-    "egress": ("egress = \"none\" does not keep functions from the network", _NAMESPACES),
-    "egress_internet": ("egress = \"internet\" does not reach anything", "start as root on Linux 5.9 or newer, or allow user namespaces"),
-}  # fmt: skip
-
-
-def report() -> list[dict[str, object]]:
-    """Every wall as `dayfly doctor` shows it: {"name", "here", "detail", "costs", "remedy"}.
-
-    Probes with pools of its own and may enter a user namespace: call it in a process of its own that ends afterwards.
-    """
-    found = probe(privileges.uid_block("/")[0], userns=True)
-    own = Path("/proc/self/cgroup").read_text()
-    root = os.geteuid() == 0
-    if not root and found["user_namespaces"] is True:
-        enter_user_namespace(sys_.CLONE_NEWNS)
-    place = cgroup.find_place(Path("/proc/self/mountinfo").read_text(), own, privileged=root)
-    groups = cgroup.Groups(place, f"dayfly-doctor-{os.getpid()}", ready=0)
-    pool = network.Pool("/nonexistent/egress.sock", ready=0)
-    try:
-        reached = pool.available()
-        walls = isolate.walls(found | groups.available() | reached | {"net_namespaces": reached["netns"]})
-    finally:
-        pool.close()
-        groups.close()
-    return [_row(name, value) for name, value in walls.items()]
-
-
-def _row(name: str, value: bool | str) -> dict[str, object]:
-    if value is True:
-        keeps = isolate.WALLS[name][0] if name in isolate.WALLS else "an instance's way out from the host's own networks"
-        return {"name": name, "here": True, "detail": f"keeps apart: {keeps}", "costs": "", "remedy": ""}
-    costs, remedy = _COSTS[name]
-    return {"name": name, "here": False, "detail": value, "costs": costs, "remedy": remedy}
