@@ -71,9 +71,7 @@ def configure(role: str, level: str = "info", *, json: bool | None = None) -> No
     handler = logging.StreamHandler(sys.stderr)
     formatter = structlog.stdlib.ProcessorFormatter
     handler.setFormatter(
-        formatter(
-            processors=[formatter.remove_processors_meta, structlog.processors.format_exc_info, *last], foreign_pre_chain=shared
-        )
+        formatter(processors=[formatter.remove_processors_meta, structlog.processors.format_exc_info, *last], foreign_pre_chain=shared)
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING) if number > logging.DEBUG else number, force=True)
 

@@ -227,7 +227,7 @@ def test_rollback_and_aliases() -> None:
             for n in (1, 2):
                 await c.deploy(bundle=zipped({"hello.py": f"x = {n}"}))
             assert await c("POST", "/functions/hello/rollback") == (200, {"name": "live", "weights": {"1": 1.0}})
-            assert await c.code("POST", "/functions/hello/rollback", json={}) == "conflict"
+            assert await c.code("POST", "/functions/hello/rollback", json={}) == "version_not_found"
             assert await c.code("POST", "/functions/hello/rollback", json={"to": 9}) == "version_not_found"
             assert await c.code("POST", "/functions/hello/rollback", json={"to": "x"}) == "bad_request"
             assert await c.code("POST", "/functions/hello/rollback", json={"two": 1}) == "bad_request"

@@ -43,7 +43,7 @@ def test_rollbacks_in_a_row_go_back_deploy_by_deploy_and_then_say_that_there_is_
             live = rollout.whole("live", target)
             seen.append(target)
     assert seen == [2, 1]
-    assert refusal.value.kind.code == "conflict"
+    assert refusal.value.kind.code == "version_not_found"
 
 
 def test_a_rollback_skips_versions_that_are_no_longer_kept() -> None:

@@ -1,6 +1,6 @@
 """What `dayfly doctor` knows about this machine without a running platform: isolation features, port, disk, limits, versions.
 
-It changes nothing and never guesses: what cannot be found out is said to be unknown. Isolation is probed by dayfly.sandbox.features in a
+It changes nothing and never guesses: what cannot be found out is said to be unknown. Isolation is found out by the node's own code in a
 process of its own, because a probe may unshare, mount and die.
 """
 
@@ -181,35 +181,71 @@ def port(host: str, number: int, *, ours: bool) -> list[Check]:
 
 
 def isolation() -> list[Check]:
-    """Each wall, from dayfly.sandbox.features in a process of its own."""
+    """Each wall around an instance, as the node itself would find it; tried in a process of its own."""
     answer = probe()
     if isinstance(answer, str):
         return [Check("isolation", "probe", BAD, answer, "functions' isolation on this machine is unknown", "report it with this output")]
-    return [_wall(item) for item in answer]
+    checks = [_wall(name, there) for name, there in answer["walls"].items()]
+    runtimes = ", ".join(sorted(answer["runtimes"]))
+    if runtimes:
+        return [*checks, Check("runtimes", "interpreters", OK, runtimes)]
+    return [*checks, Check("runtimes", "interpreters", BAD, "none", "no function can run", "install Python 3.11, 3.12 or 3.13")]
 
 
-def probe() -> list[dict[str, Any]] | str:
-    """The features, each {"name", "here", "detail", "costs", "remedy"}; or a sentence on why they are unknown."""
+def probe() -> dict[str, dict[str, Any]] | str:
+    """{"walls": {name: True or why not}, "runtimes": {name: path}}; or a sentence on why they are unknown."""
     command = [sys.executable, "-I", "-c", PROBE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the probe could not be carried out: {error}"
+    try:
         value = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return f"the probe did not end within {PROBE_SECONDS_MAX:g} s"
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return f"the probe failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
-    return value if isinstance(value, list) else "the probe answered nonsense"
+    return value if isinstance(value, dict) else "the probe answered nonsense"
 
 
-def _wall(item: dict[str, Any]) -> Check:
-    there = item.get("here") is True
-    return Check(
-        "isolation", str(item.get("name", "?")), OK if there else BAD, *(str(item.get(key) or "") for key in ("detail", "costs", "remedy"))
-    )
+def _wall(name: str, there: object) -> Check:
+    if there is True:
+        return Check("isolation", name, OK)
+    costs, remedy = WALLS.get(name, ("this wall stands around no function", "docs/security.md"))
+    return Check("isolation", name, BAD, str(there), costs, remedy)
 
+
+_NAMESPACES = "start as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 (in a container: its seccomp profile)"
+_CGROUPS = "start as root, or in a unit with Delegate=yes (systemd-run --user --scope -p Delegate=yes dayfly up)"
+
+# Wall (core/decide/isolate.py WALLS) → what its lack costs, how to get it. A test compares the names.
+WALLS: dict[str, tuple[str, str]] = {
+    "pidns": ("functions see and may signal each other's processes of the same user", _NAMESPACES),
+    "mountns": ("functions read whatever the platform's user may read", f"Linux 5.12 or newer; {_NAMESPACES}"),
+    "ipcns": ("functions share System V memory and queues", _NAMESPACES),
+    "utsns": ("functions see this machine's name", _NAMESPACES),
+    "cgroupns": ("functions see the names of this machine's control groups", _NAMESPACES),
+    "netns": ("functions reach every network that this machine reaches", _NAMESPACES),
+    "uid": ("all functions are one user: what one may signal or trace, all may", "start as root"),
+    "capabilities": ("functions keep privileges in their user namespace", "report it: this needs nothing"),
+    "no_new_privs": ("setuid programs work inside functions", "Linux 3.5 or newer"),
+    "seccomp": ("functions may use every system call", "a kernel with CONFIG_SECCOMP_FILTER"),
+    "landlock": ("files have one wall instead of two", "Linux 5.13 or newer with landlock in the lsm= boot parameter"),
+    "memory": ("one function may use all memory; memory_mb is not enforced", _CGROUPS),
+    "pids": ("one function may use all process ids", _CGROUPS),
+    "cpu": ("one function may starve the others of processor time", _CGROUPS),
+    "egress": ('a function with egress = "none" still reaches the network', _NAMESPACES),
+    "egress_internet": ('egress = "internet" is not confined to public addresses', _NAMESPACES),
+}
 
 PROBE = """
-import json
-from dayfly.sandbox import features
-print(json.dumps(features.report()))
+import json, os
+from dayfly.core.decide import isolate
+from dayfly.core.model.layout import Layout
+from dayfly.core.model.settings import Settings
+from dayfly.node import machine, server
+layout = Layout(data=f"/nonexistent/doctor-{os.getpid()}", run=f"/nonexistent/doctor-{os.getpid()}")
+try:
+    found = machine.Machine(Settings(), layout)
+    print(json.dumps({"walls": isolate.walls(found.features), "runtimes": found.interpreters}))
+finally:
+    server.cleanup(layout)
 """

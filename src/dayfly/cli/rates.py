@@ -74,8 +74,8 @@ def _cost_per_hour(before: dict[str, Any], now: dict[str, Any], seconds: float) 
 
 def _phase(function: dict[str, Any], quantile: str) -> float | None:
     """Milliseconds of the whole call at a quantile, None before the first call."""
-    value: float | None = function.get("phases", {}).get("total", {}).get(f"{quantile}_ms")
-    return value
+    value = function.get("phases", {}).get("total", {}).get(f"{quantile}_ms")
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _number(value: Any) -> Any:

@@ -181,7 +181,5 @@ def _make_readonly(tree: Path) -> None:
 
 
 def _clean(place: Path) -> None:
-    try:
-        discard(place)
-    except OSError as error:  # files of another user: the node clears its own at its start
-        log.warning("build_folder_left", folder=str(place), detail=str(error))
+    if not discard(place):  # files of another user: the node clears its own at its start
+        log.warning("build_folder_left", folder=str(place))

@@ -4,13 +4,13 @@ Blocking; runs in a thread. Writes only below the temporary folder it makes; cla
 checked before and counted again while writing. Parses nothing but the zip itself.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -55,32 +55,14 @@ def unpack(archive: Path, into: Path, entries_max: int, bytes_max: int) -> Unpac
     return Unpacked(folder=folder, digest=digest, files=tuple(file.name for file in files))
 
 
-def discard(folder: Path) -> None:
-    """Remove a tree, read-only folders and all. A tree that is not there is fine."""
-
-    def writable_again(function: Callable[..., object], path: str, _error: object) -> None:
-        # A folder of mode 0555 does not let its entries go: give it back its write bit and try once more.
-        try:
-            Path(path).parent.chmod(0o700)
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                function(path)
-        except OSError:
-            return
-
-    if folder.is_dir():
+def discard(folder: Path) -> bool:
+    """Remove a tree, read-only folders and all; whether it is gone. A tree that is not there is fine; links are not followed."""
+    if folder.is_dir() and not folder.is_symlink():
         for root, _, _ in os.walk(folder):
-            _try_chmod(root, 0o700)
-        shutil.rmtree(folder, onerror=writable_again)
-
-
-def _try_chmod(path: str, mode: int) -> None:
-    try:
-        os.chmod(path, mode)  # noqa: PTH101
-    except OSError:
-        return
+            with contextlib.suppress(OSError):
+                os.chmod(root, 0o700)  # noqa: PTH101 (0555 does not let its entries go)
+        shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def _opened(archive: Path, entries_max: int) -> Path:

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[], None], face: Face) -> None:
     """Be control until told to end. Raises Refusal data_unusable or storage_full when it cannot begin."""
+    os.umask(0o077)  # whatever is meant for others gets its mode explicitly
     asyncio.run(_run(settings, layout, lifeline, ready, face))
 
 

@@ -1,8 +1,8 @@
 """All pools of this gateway, and the hands that carry out what they decide.
 
-One `Entry` per version: its pool (core/decide/pool.py), its socket and its channels. Facts come from dispatch (submit, abandon), from
-channels (frames, ends), from the provider (accepted, exited) and from the clock (`tick`); after each fact `_carry_out` does what the
-pool wants. Never decides, never awaits. Called by gateway/dispatch.py and gateway/link.py.
+One `Entry` per version: its pool (core/decide/pool.py), its socket and its channels. Facts come from calls (submit, abandon), channels
+(frames, ends), the provider (accepted, exited) and the clock (`tick`); after each, `_carry_out` does what the pool wants. Never decides,
+never awaits. Called by gateway/dispatch.py, reply.py and link.py.
 """
 
 import asyncio
@@ -176,8 +176,7 @@ class Fleet:
             entry.pool.blocked(call)
 
     def _do_start(self, entry: Entry, effect: Start) -> None:
-        for _ in range(effect.instances):
-            self._pending.append(entry)
+        self._pending.extend([entry] * effect.instances)
         self._start_pending()
 
     def _do_answer(self, entry: Entry, effect: Answer) -> None:
@@ -364,7 +363,7 @@ class Fleet:
         self._start_pending()
 
     def _settle_start(self, channel: Channel, entry: Entry, error: dict[str, Any], code: str) -> None:
-        """A start came to nothing: tell those who wait for the proof, and the calls that have nobody else."""
+        """A start came to nothing: tell the provers, and calls that have nobody else."""
         self._starting -= 1
         provers, entry.provers = entry.provers, []
         for prover in provers:

@@ -4,9 +4,7 @@
 then, because the sandbox does not show our files. Must never return to its caller and never be alive without being able to answer.
 """
 
-import faulthandler
 import os
-from contextlib import suppress
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from time import monotonic_ns
 
@@ -19,6 +17,7 @@ from dayfly.runtime.inbox import Inbox
 from dayfly.runtime.instance import Instance
 from dayfly.runtime.jsontext import dumps
 from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, replace_streams, send_text
+from dayfly.runtime.rehearsal import rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 TASK_ROOT = "/var/task"
 LAYER_ROOT = "/opt/python"
 EXIT_INIT_FAILED = 1
+
+__all__ = ["rehearse", "serve"]  # what a zygote calls: rehearse once, serve in each child
 
 
 def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str = TASK_ROOT, layer_root: str = LAYER_ROOT) -> "NoReturn":
@@ -53,7 +54,6 @@ def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str
     began = monotonic_ns()
     try:
         enter(boot, task_root, layer_root)
-        _name_crashes()
         logs.watch(answers, scope)
         function = handler.load(boot.handler, task_root)
     except BaseException as error:
@@ -64,12 +64,6 @@ def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str
     loop: Callable[..., Any] = concurrent.serve if handler.is_async(function) else sequential.serve
     loop(instance, inbox, function)
     os._exit(0)
-
-
-def _name_crashes() -> None:
-    """A segfault then prints its Python stack to descriptor 2; costs nothing until then."""
-    with suppress(OSError, RuntimeError):  # no descriptor 2: the crash has no words
-        faulthandler.enable(file=2, all_threads=False)
 
 
 def _ready(answers: Answers, began: int) -> None:

@@ -4,13 +4,15 @@ BOOT's body is a JSON object: {"namespace", "function", "version": int, "instanc
 "concurrency", "env": {name: value}, "secrets": [names]}. Must run before any user code and imports none. Used by agent.py.
 """
 
+import _signal  # type: ignore[import-not-found]
 import atexit
+import faulthandler
 import gc
 import os
-import signal
 import sys
 import time
 import types
+from contextlib import suppress
 
 from dayfly.runtime.frames import SLOTS_MAX
 from dayfly.runtime.jsontext import loads
@@ -18,6 +20,7 @@ from dayfly.runtime.jsontext import loads
 RESERVED = frozenset(("_HANDLER", "_X_AMZN_TRACE_ID", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR", "AWS_EXECUTION_ENV"))
 RESERVED_PREFIXES = ("AWS_LAMBDA_", "DAYFLY_")
 FREE = frozenset(("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL"))  # reserved prefix, but the user's to set
+SIGNALS = (int(_signal.SIGINT), int(_signal.SIGTERM), int(_signal.SIGCHLD))  # not `signal`: its enums are slow
 PATH = "/usr/local/bin:/usr/bin:/bin:/opt/bin"
 
 
@@ -45,39 +48,39 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED or (name.startswith(RESERVED_PREFIXES) and name not in FREE)
 
 
-def environment(boot: Boot, task_root: str, layer_root: str, walls: dict[str, str]) -> dict[str, str]:
-    """Every variable user code sees: defaults, then what the walls need (a proxy; TMPDIR where /tmp is not private; the zygote's
-    environment was built from nothing), then the user's, then the reserved ones."""
-    defaults = {
-        "HOME": "/tmp",  # noqa: S108 - the sandbox's own /tmp
-        "TMPDIR": "/tmp",  # noqa: S108
-        "PATH": PATH,
-        "LANG": "C.UTF-8",
-        "LC_CTYPE": "C.UTF-8",
-        "TZ": ":UTC",
-        "PWD": task_root,
-        "PYTHONPATH": f"{task_root}:{layer_root}",
-        "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
-    }
-    ours = {
-        "AWS_LAMBDA_FUNCTION_NAME": boot.function,
-        "AWS_LAMBDA_FUNCTION_VERSION": str(boot.version),
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(boot.memory_mb),
-        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-        "AWS_LAMBDA_LOG_GROUP_NAME": boot.log_group,
-        "AWS_LAMBDA_LOG_STREAM_NAME": boot.log_stream,
-        "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
-        "LAMBDA_TASK_ROOT": task_root,
-        "_HANDLER": boot.handler,
-        "DAYFLY_FUNCTION": boot.function,
-        "DAYFLY_NAMESPACE": boot.namespace,
-        "DAYFLY_VERSION": str(boot.version),
-        "DAYFLY_INSTANCE": boot.instance,
-    }
+# The same for every instance; a zygote sets them once. Whoever builds the walls may set others (a proxy, a private TMPDIR).
+SHARED = {
+    "HOME": "/tmp",  # noqa: S108 - the sandbox's own /tmp
+    "TMPDIR": "/tmp",  # noqa: S108
+    "PATH": PATH,
+    "LANG": "C.UTF-8",
+    "LC_CTYPE": "C.UTF-8",
+    "TZ": ":UTC",
+    "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
+    "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+    "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
+}
+
+
+def environment(boot: Boot, task_root: str, layer_root: str) -> dict[str, str]:
+    """The variables that are this function's: where it lies, then the user's, then the reserved ones. What the walls need (a proxy;
+    TMPDIR where /tmp is not private) is in os.environ already, as is SHARED: the zygote's environment was built from nothing."""
+    variables = {"PWD": task_root, "PYTHONPATH": f"{task_root}:{layer_root}"}
+    for name, value in boot.env.items():
+        if not is_reserved(name):
+            variables[name] = value
+    variables["AWS_LAMBDA_FUNCTION_NAME"] = variables["DAYFLY_FUNCTION"] = boot.function
+    variables["AWS_LAMBDA_FUNCTION_VERSION"] = variables["DAYFLY_VERSION"] = str(boot.version)
+    variables["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] = str(boot.memory_mb)
+    variables["AWS_LAMBDA_LOG_GROUP_NAME"] = boot.log_group
+    variables["AWS_LAMBDA_LOG_STREAM_NAME"] = boot.log_stream
+    variables["LAMBDA_TASK_ROOT"] = task_root
+    variables["_HANDLER"] = boot.handler
+    variables["DAYFLY_NAMESPACE"] = boot.namespace
+    variables["DAYFLY_INSTANCE"] = boot.instance
     if boot.concurrency > 1:
-        ours["AWS_LAMBDA_MAX_CONCURRENCY"] = str(boot.concurrency)
-    users = {name: value for name, value in boot.env.items() if not is_reserved(name)}
-    return defaults | walls | users | ours
+        variables["AWS_LAMBDA_MAX_CONCURRENCY"] = str(boot.concurrency)
+    return variables
 
 
 def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
@@ -88,22 +91,42 @@ def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
     return [task_root, *extra, *layer, stdlib, f"{stdlib}/lib-dynload"]
 
 
-def enter(boot: Boot, task_root: str, layer_root: str) -> None:
-    """Make this process the function's: environment, import path, fresh randomness, default signals, no trace of the zygote's."""
-    variables = environment(boot, task_root, layer_root, dict(os.environ))
-    os.environ.clear()
-    os.environ.update(variables)
+_ours: list[str] = []  # names of our modules, as `settle` found them
+_kept: list[object] = []  # the modules themselves: taking them apart would touch their pages in every instance
+
+
+def settle() -> None:
+    """What all instances of a zygote have in common, done in the zygote so that no child pays for looking through its whole
+    interpreter (each object looked at is a page copied). `enter` does it where no zygote did."""
+    _ours[:] = [name for name in sys.modules if name == "dayfly" or name.startswith("dayfly.")]
+    _kept[:] = [sys.modules[name] for name in _ours]
+    stdlib = os.path.dirname(os.__file__)
+    for path in [path for path in sys.path_importer_cache if not path.startswith(stdlib)]:
+        del sys.path_importer_cache[path]  # looked up before the sandbox's own folders are in place
+    for name, value in SHARED.items():
+        os.environ.setdefault(name, value)
     time.tzset()
-    sys.path[:] = import_path(boot, task_root, layer_root)
     sys.argv[:] = [""]
     sys.dont_write_bytecode = True
-    for path in [path for path in sys.path_importer_cache if not path.startswith(sys.path[-2])]:
-        del sys.path_importer_cache[path]  # looked up before the sandbox's own folders were in place
-    for name in [name for name in sys.modules if name == "dayfly" or name.startswith("dayfly.")]:
-        del sys.modules[name]  # a bundle may bring modules of this name
+    with suppress(OSError, RuntimeError):  # no descriptor 2: then a crash has no words
+        faulthandler.enable(file=2, all_threads=False)  # a segfault prints its Python stack; costs nothing until then
+
+
+def enter(boot: Boot, task_root: str, layer_root: str) -> None:
+    """Make this process the function's: environment, import path, fresh randomness, default signals, no trace of the zygote's."""
+    if not _ours:
+        settle()
+    variables = environment(boot, task_root, layer_root)
+    for name in variables:
+        os.environ[name] = variables[name]
+    if "TZ" in variables:
+        time.tzset()
+    sys.path[:] = import_path(boot, task_root, layer_root)
+    for name in _ours:
+        sys.modules.pop(name, None)  # a bundle may bring modules of this name
     sys.modules["__main__"] = types.ModuleType("__main__")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    for number in SIGNALS:
+        _signal.signal(number, _signal.SIG_DFL)
     atexit._clear()
     _reseed()
     gc.enable()

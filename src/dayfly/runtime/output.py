@@ -12,7 +12,7 @@ import sys
 from _thread import RLock, get_ident
 
 from dayfly.runtime.answers import Answers, frame
-from dayfly.runtime.frames import LOG, LOG_LINE_BYTES_MAX
+from dayfly.runtime.frames import LOG, LOG_LINE_BYTES_MAX, STDERR, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,15 +45,20 @@ class Scope:
 class Output(io.BufferedIOBase):
     """Bytes in, LOG frames out. `fd`: 1 or 2, what `fileno()` answers and where output goes in a process that user code forked."""
 
-    def __init__(self, fd: int, answers: Answers, scope: Scope, *, stream: int, level: int) -> None:
+    def __init__(self, fd: int, *, stream: int, level: int) -> None:
         self._fd = fd
-        self._answers: Answers | None = answers
-        self._scope = scope
+        self._answers: Answers | None = None
+        self._scope = Scope()
         self._stream = stream
         self._level = level
         self._lock = RLock()
         # Unfinished lines with the call they began in. By thread, and by call where one thread runs several: they do not mix.
         self.partials: dict[tuple[int, int], tuple[int, bytes]] = {}
+
+    def attach(self, answers: Answers, scope: Scope) -> None:
+        """From now on, print to the gateway."""
+        self._answers = answers
+        self._scope = scope
 
     def writable(self) -> bool:
         return True
@@ -150,17 +155,28 @@ def pieces(text: bytes) -> "Iterator[bytes]":
     yield text[at:]
 
 
-def replace_streams(answers: Answers, scope: Scope) -> tuple[Output, Output]:
-    """Put both streams in place; returns what is below them."""
-    outputs = (
-        Output(1, answers, scope, stream=0, level=STDOUT_LEVEL),
-        Output(2, answers, scope, stream=1, level=STDERR_LEVEL),
-    )
-    # write_through: text reaches Output in the call that printed it, so it is never another call's by mistake.
-    sys.stdout = sys.__stdout__ = _text_over(outputs[0])  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _text_over(outputs[1])  # type: ignore[misc]
-    return outputs
-
-
 def _text_over(output: "Any") -> io.TextIOWrapper:
     return io.TextIOWrapper(output, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
+def make_streams() -> tuple[tuple[Output, Output], tuple[io.TextIOWrapper, io.TextIOWrapper]]:
+    """Standard output and error: (what lies below, the text streams). They print to descriptors 1 and 2 until `replace_streams`."""
+    out = Output(1, stream=STDOUT, level=STDOUT_LEVEL)
+    err = Output(2, stream=STDERR, level=STDERR_LEVEL)
+    # write_through: text reaches Output in the call that printed it, so it is never another call's by mistake.
+    return (out, err), (_text_over(out), _text_over(err))
+
+
+_made = make_streams()  # in the zygote: making them costs an instance 200 KB of copied pages
+_replaced: list[object] = []
+
+
+def replace_streams(answers: Answers, scope: Scope) -> tuple[Output, Output]:
+    """Put both streams in place; returns what is below them."""
+    outputs, (out, err) = _made
+    for output in outputs:
+        output.attach(answers, scope)
+    _replaced[:] = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__  # kept, so that nothing is flushed or taken apart
+    sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
+    return outputs

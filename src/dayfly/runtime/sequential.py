@@ -36,19 +36,24 @@ def serve(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]") -> "N
 
 
 def _serve_calls(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]") -> "NoReturn":
-    slots, scope = instance.slots, instance.scope
     while True:
         call = inbox.wait()
-        scope.call = (call.seq, call.id)
-        slots[1] = call.began
-        slots[0] = call.seq  # from here on the call may have run
-        _run(instance, handler, call)
-        slots[0] = 0
-        scope.call = IDLE
+        run_one(instance, handler, call)
         if instance.exit_status is not None:
             instance.leave(instance.exit_status, said=True)
         if instance.is_worn_out(call.began):
             raise Leave
+
+
+def run_one(instance: Instance, handler: "Callable[..., Any]", call: Call) -> None:
+    """Run one call and answer it, marked in the progress page while it runs."""
+    slots, scope = instance.slots, instance.scope
+    scope.call = (call.seq, call.id)
+    slots[1] = call.began
+    slots[0] = call.seq  # from here on the call may have run
+    _run(instance, handler, call)
+    slots[0] = 0
+    scope.call = IDLE
 
 
 def _run(instance: Instance, handler: "Callable[..., Any]", call: Call) -> None:

@@ -56,9 +56,7 @@ def put_secret(tx: sa.Connection, namespace: str, name: str, sealed: bytes, now:
     """Make or replace a secret."""
     statement = insert(secrets).values(namespace=namespace, name=name, sealed=sealed, updated_at=now)
     tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=[secrets.c.namespace, secrets.c.name], set_={"sealed": sealed, "updated_at": now}
-        )
+        statement.on_conflict_do_update(index_elements=[secrets.c.namespace, secrets.c.name], set_={"sealed": sealed, "updated_at": now})
     )
 
 

@@ -82,7 +82,6 @@ def _revision(tx: sa.Connection, path: Path, tables: list[str]) -> str:
 def _stamp(tx: sa.Connection) -> None:
     """What Alembic's own table looks like after an upgrade to HEAD."""
     tx.exec_driver_sql(
-        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
-        "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
     )
     tx.exec_driver_sql("INSERT INTO alembic_version (version_num) VALUES (?)", (HEAD,))
