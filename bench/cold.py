@@ -25,7 +25,7 @@ def trivial(quick: bool) -> Outcome:
         measures |= {other.name: lambda _, other=other: _start(other, starts) for other in baselines("direct")}  # type: ignore[misc]
         series = alternate(measures, RUNS)
     method = (
-        f"{calls} functions a run, each called for the first time, {PAUSE_SECONDS * 1000:g} ms idle before each, one keep-alive connection; "
+        f"{calls} functions a run, each called for the first time, {PAUSE_SECONDS * 1000:g} ms idle before each, one connection; "
         f"baselines: {starts} process starts a run, from the start to the first answer"
     )
     return Outcome(series, method)

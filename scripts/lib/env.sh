@@ -77,7 +77,7 @@ env_find_python() {
 
 env_others_may_run() {
     [ "$(id -u)" = 0 ] || return 0
-    setpriv --reuid=65534 --regid=65534 --clear-groups "$1" -c '' 2>/dev/null
+    "$1" -c 'import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); os.execv(sys.argv[1], [sys.argv[1], "-c", ""])' "$1" 2>/dev/null
 }
 
 env_get_uv() {
