@@ -165,6 +165,21 @@ def test_v1_for_real(real_v1: Groups) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("megabytes", [64, 512])
+def test_limits_of_groups_made_ahead_change(real_v1: Groups, megabytes: int) -> None:
+    """A group made ahead for the usual limits takes higher and lower ones, swap included."""
+    real_v1.refill()
+    group = real_v1.take(megabytes << 20, 16)
+    assert group is not None
+    folder = group.folders["memory"]
+    for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+        if (folder / name).exists():
+            assert (folder / name).read_text().strip() == str(megabytes << 20)
+    assert (group.folders["pids"] / "pids.max").read_text().strip() == "16"
+    real_v1.give_back(group)
+
+
+@pytest.mark.root
 def test_leftovers_are_killed_and_removed(real_v1: Groups) -> None:
     """What a killed node left, processes included, is gone after `clean`; that is how a new node begins."""
     group = real_v1.take(32 << 20, 8)

@@ -82,6 +82,7 @@ class Group:
         self.folders = folders
         self.unique = list(dict.fromkeys(folders.values()))
         self.made: list[Path] = []
+        self._limits: tuple[int, int, int] | None = None
         self.descriptors: dict[str, int] = {}
         try:
             for folder in self.unique:
@@ -101,13 +102,22 @@ class Group:
         return f"<Group v{self.version} {self.unique[0].name}>"
 
     def limit(self, memory_bytes: int, pids: int, weight: int) -> None:
-        """Set limits. Swap counts as memory: there is none beyond it."""
+        """Set limits. Swap counts as memory: there is none beyond it. The same limits again cost nothing."""
+        if self._limits == (memory_bytes, pids, weight):
+            return
+        self._limits = None
+        self._write_limits(memory_bytes, pids, weight)
+        self._limits = (memory_bytes, pids, weight)
+
+    def _write_limits(self, memory_bytes: int, pids: int, weight: int) -> None:
         if (folder := self.folders.get("memory")) is not None:
             if self.version == 2:
                 _write(folder / "memory.max", memory_bytes)
                 _try_write(folder / "memory.swap.max", 0)
                 _try_write(folder / "memory.oom.group", 1)
             else:
+                # The sum with swap may never be the smaller one: on the way up it goes first, on the way down last.
+                _try_write(folder / "memory.memsw.limit_in_bytes", memory_bytes)
                 _write(folder / "memory.limit_in_bytes", memory_bytes)
                 _try_write(folder / "memory.memsw.limit_in_bytes", memory_bytes)
         if (folder := self.folders.get("pids")) is not None:
@@ -161,6 +171,7 @@ class Groups:
         self._pool: list[Group] = []
         self._leaving: list[Group] = []
         self._next = 0
+        self._usual = (128 << 20, 64)  # what was asked for last: groups made ahead have these limits
         self._prepare()
 
     def __repr__(self) -> str:
@@ -181,8 +192,9 @@ class Groups:
         if not self.folders:
             return None
         group = self._pool.pop() if self._pool else self._make()
+        self._usual = (memory_bytes, pids)
         try:
-            group.limit(memory_bytes, pids, max(10, memory_bytes * WEIGHT_PER_GB // (1 << 30)))
+            group.limit(memory_bytes, pids, _weight(memory_bytes))
         except OSError:
             self.give_back(group)
             raise
@@ -196,7 +208,9 @@ class Groups:
     def refill(self) -> bool:
         """Make one group ahead. True: call again soon."""
         if self.folders and len(self._pool) < self._ready:
-            self._pool.append(self._make())
+            group = self._make()
+            self._pool.append(group)
+            group.limit(*self._usual, _weight(self._usual[0]))
         return bool(self.folders) and len(self._pool) < self._ready
 
     def sweep(self, at_most: int = 1) -> bool:
@@ -254,6 +268,10 @@ class Groups:
         name = v2_file if self.place.version == 2 else v1_file
         if not os.access(folder / name, os.W_OK):
             raise OSError(errno.EACCES, f"{name} cannot be written")
+
+
+def _weight(memory_bytes: int) -> int:
+    return max(10, memory_bytes * WEIGHT_PER_GB // (1 << 30))
 
 
 def _enable_below(base: Path, tag: str) -> None:
