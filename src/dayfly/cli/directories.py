@@ -71,7 +71,7 @@ def _default_run(data: str) -> str:
 
 
 def _socket_paths(layout: Layout) -> tuple[str, ...]:
-    return (layout.link_socket, layout.api_socket, layout.node_socket)
+    return (layout.link_socket, layout.api_socket, layout.node_socket, layout.egress_socket)
 
 
 def _check_socket_lengths(layout: Layout) -> None:
@@ -191,6 +191,7 @@ def remove_sockets(layout: Layout) -> None:
     """Delete what a killed platform left in RUN: sockets, pid file, state. Only called while the lock is ours."""
     from dayfly.supervisor import STATE_FILE
 
-    for path in (*_socket_paths(layout), layout.pid_file, f"{layout.run}/{STATE_FILE}"):
+    sockets = [path for folder in (layout.run, layout.platform_sockets) for path in Path(folder).glob("*.sock")]
+    for path in (*sockets, Path(layout.pid_file), Path(layout.run, STATE_FILE)):
         with suppress(FileNotFoundError, NotADirectoryError):
-            Path(path).unlink()
+            path.unlink()

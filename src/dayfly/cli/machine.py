@@ -196,7 +196,7 @@ def probe() -> dict[str, dict[str, Any]] | str:
     """{"walls": {name: True or why not}, "runtimes": {name: path}}; or a sentence on why they are unknown."""
     command = [sys.executable, "-I", "-c", PROBE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the probe could not be carried out: {error}"
     try:

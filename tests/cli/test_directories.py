@@ -1,0 +1,159 @@
+"""Data and run directories: what is made, what is refused, and that a refusal leaves everything as it was."""
+
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dayfly.cli import directories, running
+from dayfly.cli.directories import FORMAT, MARKER, SOCKET_PATH_BYTES_MAX, locate, prepare
+from dayfly.cli.failure import EXIT_PLATFORM, Failure
+from dayfly.core.model.settings import Settings
+
+
+@pytest.fixture
+def base():
+    """A short path: Unix sockets below pytest's own would be too long."""
+    with tempfile.TemporaryDirectory(prefix="dfy-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def settings(base: Path, **more: str) -> Settings:
+    return Settings(data=str(base / "data"), **more)
+
+
+def tree(base: Path) -> dict[str, tuple[int, int]]:
+    return {str(p.relative_to(base)): (stat.S_IMODE(p.stat().st_mode), p.stat().st_uid) for p in base.rglob("*")}
+
+
+def test_owners_and_modes_are_those_of_the_layout(base):
+    uid = 64020 if os.geteuid() == 0 else os.geteuid()
+    me = os.geteuid()
+    prepare(settings(base), uid)
+    found = tree(base)
+    assert found["data"] == (0o711, me)
+    assert found["data/run"] == (0o711, me)
+    assert {name: found[f"data/{name}"] for name in ("control", "code", "layers", "builds", "run/platform")} == {
+        "control": (0o700, uid),
+        "code": (0o711, uid),
+        "layers": (0o711, uid),
+        "builds": (0o711, uid),
+        "run/platform": (0o700, uid),
+    }
+    before = tree(base)
+    prepare(settings(base), uid)
+    assert tree(base) == before
+
+
+def test_a_directory_that_is_not_ours_to_use_is_refused_and_left_alone(base):
+    (base / "data").mkdir()
+    (base / "data/thesis.doc").touch()
+    before = tree(base)
+    with pytest.raises(Failure, match=r"not empty.*thesis"):
+        prepare(settings(base), os.geteuid())
+    assert tree(base) == before
+
+
+def test_a_directory_with_only_its_configuration_is_taken(base):
+    (base / "data").mkdir()
+    (base / "data/dayfly.toml").touch()
+    prepare(settings(base), os.geteuid())
+
+
+@pytest.mark.parametrize(
+    ("marker", "words"), [(json.dumps({"format": FORMAT + 1}), "newer Dayfly"), ("{", "damaged"), ('{"format": "x"}', "damaged")]
+)
+def test_a_newer_or_damaged_directory_is_refused(base, marker, words):
+    prepare(settings(base), os.geteuid())
+    (base / "data" / MARKER).write_text(marker)
+    with pytest.raises(Failure, match=words) as caught:
+        prepare(settings(base), os.geteuid())
+    assert caught.value.exit_code == EXIT_PLATFORM
+
+
+def test_a_file_in_the_way_is_named(base):
+    (base / "data").touch()
+    with pytest.raises(Failure, match="not a directory"):
+        prepare(settings(base), os.geteuid())
+
+
+def test_a_link_in_place_of_a_folder_is_not_followed(base):
+    prepare(settings(base), os.geteuid())
+    (base / "data/code").rmdir()
+    (base / "data/code").symlink_to("/etc")
+    with pytest.raises(Failure, match="in the way"):
+        prepare(settings(base), os.geteuid())
+    assert stat.S_IMODE(Path("/etc").stat().st_mode) == 0o755
+
+
+@pytest.mark.root
+def test_a_directory_of_somebody_else_is_refused(base):
+    (base / "data").mkdir()
+    os.chown(base / "data", 12345, 12345)
+    with pytest.raises(Failure, match="belongs to uid 12345"):
+        prepare(settings(base), os.geteuid())
+
+
+def test_a_read_only_file_system_is_said(base, monkeypatch):
+    """The kernel's own answer, from a place nobody may write."""
+    with pytest.raises(Failure) as caught:
+        prepare(Settings(data="/proc/dayfly/data"), os.geteuid())
+    assert caught.value.exit_code == EXIT_PLATFORM
+    assert caught.value.hint
+
+
+def test_a_long_data_path_gets_a_short_run_directory_that_is_always_the_same(base):
+    deep = Settings(data=str(base / ("d" * 90)))
+    layout = locate(deep)
+    assert not layout.run.startswith(layout.data)
+    assert len(layout.link_socket) <= SOCKET_PATH_BYTES_MAX
+    assert locate(deep) == layout
+
+
+def test_a_run_directory_that_was_named_and_is_too_long_is_refused(base):
+    with pytest.raises(Failure, match="too long"):
+        prepare(settings(base, run=str(base / ("r" * 120))), os.geteuid())
+    assert not (base / "data").exists()
+
+
+def test_the_lock_is_held_once_and_says_by_whom(base):
+    layout = prepare(settings(base), os.geteuid())
+    fd = running.lock(layout)
+    try:
+        running.write_pid(fd, layout, os.getpid())
+        assert running.holder(layout) == os.getpid()
+        with pytest.raises(Failure, match=f"pid {os.getpid()}"):
+            running.lock(layout)
+    finally:
+        os.close(fd)
+    assert running.holder(layout) == 0
+
+
+def test_one_data_directory_cannot_be_used_by_two_run_directories(base):
+    one = prepare(settings(base), os.geteuid())
+    two = prepare(settings(base, run=str(base / "other")), os.geteuid())
+    fd = running.lock_data(one)
+    try:
+        with pytest.raises(Failure, match="different run directory"):
+            running.lock_data(two)
+    finally:
+        os.close(fd)
+
+
+def test_a_reused_pid_is_never_taken_for_ours(base):
+    """The state file names this test's own process with another start time: it must survive."""
+    layout = prepare(settings(base), os.geteuid())
+    Path(layout.run, "state.json").write_text(json.dumps({"roles": {"node": {"pid": os.getpid(), "start_ticks": 1}}}))
+    assert running.clear(layout) == []
+
+
+def test_what_a_killed_platform_left_is_removed(base):
+    layout = prepare(settings(base), os.geteuid())
+    for path in (layout.node_socket, layout.link_socket, layout.pid_file):
+        Path(path).touch()
+    running.clear(layout)
+    assert not [p for p in (layout.node_socket, layout.link_socket, layout.pid_file) if Path(p).exists()]
+    assert directories.log_file(layout).startswith(layout.data)
