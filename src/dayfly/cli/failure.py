@@ -59,7 +59,9 @@ def refused(error: dict[str, object], status: int) -> Failure:
     shown = {key: value for key, value in error.items() if key not in KNOWN_KEYS and value not in (None, "", [], {})}
     trace = traceback_text(shown) if "errorType" in shown else ""
     rest = [_shown(value) for key, value in shown.items() if key not in TRACEBACK_KEYS]
-    extra = "\n".join([*rest, *([trace] if trace else [])])
+    if trace and not any(str(shown["errorMessage"]) in text for text in rest if shown.get("errorMessage")):
+        rest.append(trace)  # unless the log already ends with it
+    extra = "\n".join(rest)
     call = f" Call {error['call_id']}." if error.get("call_id") else ""
     return Failure(
         str(error.get("message") or f"The platform answered with status {status}.") + call,
