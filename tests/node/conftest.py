@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.node.rig import Client, Rig
+from tests.node.rig import Client, Rig, python_for
 
 ORDINARY_UID = 61234
 MODES = {
@@ -23,6 +24,8 @@ def made(mode: str) -> Rig:
     settings = dict(MODES[mode])
     if os.geteuid() != 0:
         settings["uid"] = -1
+    if mode != "root" and not Path(python_for(ORDINARY_UID if os.geteuid() == 0 else os.getuid())[0]).exists():
+        pytest.skip("this machine has no interpreter that an ordinary user can reach")
     return Rig(**settings)  # type: ignore[arg-type]
 
 

@@ -359,7 +359,7 @@ def test_an_unknown_interpreter_is_refused(rig: Rig, client: Client) -> None:
     """A runtime that is not on this machine is refused with the list of those that are."""
     exited = client.wait_exited(client.start(rig.code(ECHO), runtime="python3.99").name)
     assert exited.reason == "refused"
-    assert "python3.11" in exited.detail
+    assert all(name in exited.detail for name in client.ask().runtimes)
 
 
 def test_a_kill_before_the_fork_is_not_lost(rig: Rig, client: Client) -> None:
