@@ -16,12 +16,12 @@ def options(program: str) -> list[click.Parameter]:
 
     def show(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
         if wanted:
-            output.result(script(program, shell()))
+            output.result(script(context.find_root().command, program, shell()))
             context.exit()
 
     def install(context: click.Context, _param: click.Parameter, wanted: bool) -> None:
         if wanted:
-            output.result(f"completion is in {install_for(program, shell())}; open a new shell to use it")
+            output.result(f"completion is in {install_for(context.find_root().command, program, shell())}; open a new shell to use it")
             context.exit()
 
     def option(name: str, callback: object, text: str) -> click.Option:
@@ -41,18 +41,16 @@ def shell() -> str:
     return name
 
 
-def script(program: str, name: str) -> str:
+def script(app: click.Command, program: str, name: str) -> str:
     """The script that a shell must read."""
     from click.shell_completion import get_completion_class
-
-    from dayfly.cli.main import app
 
     kind = get_completion_class(name)
     assert kind is not None
     return kind(app, {}, program, f"_{program.upper()}_COMPLETE").source()
 
 
-def install_for(program: str, name: str) -> Path:
+def install_for(app: click.Command, program: str, name: str) -> Path:
     """Write the script into a file of its own and let the shell's start-up file read it once; returns the script's path."""
     home = Path.home()
     if name == "fish":
@@ -60,7 +58,7 @@ def install_for(program: str, name: str) -> Path:
     else:
         path = home / ".local/share" / program / f"completion.{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(script(program, name), encoding="utf-8")
+    path.write_text(script(app, program, name), encoding="utf-8")
     if name != "fish":
         start = home / (".bashrc" if name == "bash" else ".zshrc")
         line = f"source {path}"
