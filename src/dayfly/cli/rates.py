@@ -69,7 +69,8 @@ def _cost_per_hour(before: dict[str, Any], now: dict[str, Any], seconds: float) 
     """From the growth of the running cost; None at the first look."""
     if not before or seconds <= 0:
         return None
-    return round(max(0.0, _number(now.get("cost")) - _number(before.get("cost"))) / seconds * 3600, 6)
+    growth = float(_number(now.get("cost")) - _number(before.get("cost")))
+    return round(max(0.0, growth) / seconds * 3600, 6)
 
 
 def _phase(function: dict[str, Any], quantile: str) -> float | None:
