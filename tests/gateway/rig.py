@@ -112,7 +112,7 @@ async def gateway(behaviour: Behaviour | None = None, **settings: Any) -> AsyncI
     async def tick() -> None:
         while not stop.is_set():
             await asyncio.sleep(0.01)
-            rig.fleet.tick(rig.known())
+            rig.fleet.tick(rig.known)
             rig.site.tick()
 
     ticking = asyncio.get_running_loop().create_task(tick())

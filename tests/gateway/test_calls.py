@@ -409,3 +409,17 @@ def test_a_removed_function_is_gone_at_once_and_its_running_calls_finish():
             await until(lambda: not rig.provider.alive)
 
     run(main())
+
+
+def test_a_version_that_nobody_calls_gives_its_sockets_back_and_can_be_called_again(monkeypatch):
+    monkeypatch.setattr("dayfly.gateway.fleet.DORMANT_SECONDS", 0.05)
+
+    async def main():
+        async with gateway() as rig:
+            rig.serve(function(keep_alive_seconds=0.0))
+            for _ in range(2):
+                assert (await rig.request("GET", "/function/hello"))[0] == 200
+                await until(lambda: not rig.fleet._entries and not rig.fleet._leaving)
+            assert len(rig.behaviour.instances) == 2
+
+    run(main())

@@ -34,6 +34,7 @@ log = structlog.get_logger()
 EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) may come after the death itself
 LOST_CHECK_SECONDS = 0.05  # after this, an offered call that nobody holds was never begun
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
+DORMANT_SECONDS = 30.0  # a version without instances and calls for this long gives its sockets back
 CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
 
 
@@ -52,11 +53,9 @@ class Fleet:
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
         self._pending: deque[Entry] = deque()  # starts waiting for a machine-wide slot, one item each
-        self._starting = 0
-        self._seq = 0
+        self._starting = self._seq = 0
         self.stopping = False
-        provider.on_accepted = self._on_accepted
-        provider.on_exited = self._on_exited
+        provider.on_accepted, provider.on_exited = self._on_accepted, self._on_exited
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
             Offer: self._do_offer,
             Start: self._do_start,
@@ -131,8 +130,8 @@ class Fleet:
         entry.pool.drain(time.monotonic())
         self._carry_out(entry)
 
-    def tick(self, known: set[tuple[str, str, int]]) -> None:
-        """Every 50 ms or so: deadlines, scaling down, pending starts. `known` are the versions the catalog lists."""
+    def tick(self, known: Callable[[], set[tuple[str, str, int]]]) -> None:
+        """Every 50 ms or so: deadlines, scaling down, pending starts. `known` tells which versions the catalog lists."""
         now = time.monotonic()
         for entry in [*self._entries.values(), *self._leaving]:
             entry.check_deadlines(now)
@@ -143,9 +142,11 @@ class Fleet:
         for key, entry in list(self._entries.items()):
             if entry.proving_until and entry.proving_until <= now:
                 entry.proving_until = 0.0
-                if key not in known:
-                    del self._entries[key]
-                    self._drain(entry)
+            elif not entry.pool.dormant(now, DORMANT_SECONDS):
+                continue
+            if entry.pool.dormant(now, 0.0) or key not in known():
+                del self._entries[key]
+                self._drain(entry)
         self._bury(now)
 
     def _check_starts(self, now: float) -> None:
@@ -213,10 +214,8 @@ class Fleet:
                 if not self._make_room():
                     self._refuse_pending("overloaded")
                 return
-            entry = self._pending.popleft()
-            if entry.pool.closed:
-                continue
-            self._start_one(entry)
+            if not (entry := self._pending.popleft()).pool.closed:
+                self._start_one(entry)
 
     def _make_room(self) -> bool:
         """At the machine's cap: ask an idle instance to leave. False when all are busy and none is leaving."""

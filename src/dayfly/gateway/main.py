@@ -91,7 +91,7 @@ async def _tick(fleet: Fleet, link: Link, site: Site) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
-        fleet.tick(link.known())
+        fleet.tick(link.known)
         site.tick()
 
 

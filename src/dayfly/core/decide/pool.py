@@ -60,10 +60,10 @@ class Pool:
         self.answered_count = 0
         self.draining = False
         self.closed = False
-        self.last_demand_at = 0.0
+        self.last_demand_at = 0.0  # also when a proof asked for an instance
         self.mean_seconds = -1.0  # unknown
         self.start_seconds = START_SECONDS_GUESS
-        self._ready = 0
+        self.ready = 0  # instances that take calls
         self._starting = 0
         self._leaving = 0  # asked to leave, still ready or leaving
         self._start_asked = 0  # Start effects not yet named by `starting`
@@ -101,7 +101,7 @@ class Pool:
         it.state = step(INSTANCE_STEPS, it.state, "started")
         it.ready_at = now
         self._starting -= 1
-        self._ready += 1
+        self.ready += 1
         self.start_seconds += SMOOTHING * (now - it.started_at - self.start_seconds)
         self._resize()
         self._offer_waiting()
@@ -115,7 +115,7 @@ class Pool:
             it = self.instances.pop(instance)
             it.state = step(INSTANCE_STEPS, it.state, "gone")
             self._starting -= 1
-        if self._ready - self._leaving <= 0 and self._starting + self._start_asked == 0:
+        if self.ready - self._leaving <= 0 and self._starting + self._start_asked == 0:
             while self.waiting:
                 self._answer(self.waiting.popleft(), code)
             self._close_if_drained()
@@ -207,8 +207,9 @@ class Pool:
 
     def ensure(self, count: int, now: float) -> None:
         """At least `count` instances shall be there or on their way (proving, min_instances)."""
-        missing = count - (self._ready - self._leaving + self._starting + self._start_asked)
+        missing = count - (self.ready - self._leaving + self._starting + self._start_asked)
         if missing > 0 and not self.closed:
+            self.last_demand_at = now
             self._ask(min(missing, self.limits.starts_max))
 
     def ticked(self, now: float) -> None:
@@ -242,11 +243,6 @@ class Pool:
             pending = self._effects
 
     @property
-    def ready(self) -> int:
-        """Instances that take calls."""
-        return self._ready
-
-    @property
     def leaving(self) -> bool:
         """Whether instances of this pool are on their way out."""
         return self.closed or self._leaving > 0
@@ -256,9 +252,14 @@ class Pool:
         """Starts asked for or under way."""
         return self._starting + self._start_asked
 
+    def dormant(self, now: float, seconds: float) -> bool:
+        """Nothing here, nothing coming, and no call for so long."""
+        empty = not (self.instances or self.waiting or self.offered or self._start_asked)
+        return empty and now - self.last_demand_at > seconds and not self.closed
+
     def idle(self) -> int:
         """Instances that could be asked to leave without anybody waiting."""
-        return max(0, self._ready - self._leaving - ceil(len(self.offered) / self.limits.concurrency))
+        return max(0, self.ready - self._leaving - ceil(len(self.offered) / self.limits.concurrency))
 
     def release(self, count: int) -> None:
         """The machine needs room: ask idle instances to leave."""
@@ -266,7 +267,7 @@ class Pool:
 
     def __repr__(self) -> str:
         counts = f"submitted={self.submitted_count} answered={self.answered_count} waiting={len(self.waiting)}"
-        state = f"offered={len(self.offered)} ready={self._ready} starting={self.busy_starting} leaving={self._leaving}"
+        state = f"offered={len(self.offered)} ready={self.ready} starting={self.busy_starting} leaving={self._leaving}"
         return f"<Pool {counts} {state}{' draining' if self.draining else ''}>"
 
     def _offer(self, call: Call) -> None:
@@ -286,7 +287,7 @@ class Pool:
         self._effects.append(Answer(call, code))
 
     def _free_slots(self) -> int:
-        return (self._ready - self._leaving) * self.limits.concurrency
+        return (self.ready - self._leaving) * self.limits.concurrency
 
     def _resize(self) -> None:
         """How many calls may be on the socket at once: one a slot, and more when they are so short that round trips dominate."""
@@ -297,9 +298,9 @@ class Pool:
 
     def _start_if_worth_it(self, now: float) -> None:
         coming = self._starting + self._start_asked
-        usable = self._ready - self._leaving
+        usable = self.ready - self._leaving
         limits = self.limits
-        room = min(limits.starts_max - coming, limits.max_instances - self._ready - coming)
+        room = min(limits.starts_max - coming, limits.max_instances - self.ready - coming)
         demand = len(self.waiting) + len(self.offered)
         if room <= 0 or demand <= (usable + coming) * limits.concurrency or self.closed:
             return
@@ -350,7 +351,7 @@ class Pool:
         else:
             keep = self._peaks.highest()
         keep = max(keep, self.limits.min_instances)
-        self._retire(self._ready - self._leaving - keep)
+        self._retire(self.ready - self._leaving - keep)
 
     def _retire(self, count: int) -> None:
         if count > 0:
@@ -365,12 +366,12 @@ class Pool:
         if was == STARTING:
             self._starting -= 1
         else:
-            self._ready -= 1
+            self.ready -= 1
             # Whoever leaves settles one request to leave, whether it took that message or died beside it (the fleet takes back
             # what nobody needs any more).
-            self._leaving = max(0, min(self._leaving - 1, self._ready))
+            self._leaving = max(0, min(self._leaving - 1, self.ready))
         assert it.state == GONE
-        if self._ready == 0:
+        if self.ready == 0:
             self._take_back()
         self._resize()
 
