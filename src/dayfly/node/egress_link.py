@@ -79,7 +79,9 @@ class NodeLink:
     def _read(self) -> None:
         for _ in range(_BATCH):
             try:
-                packet, descriptors, flags, _ = socket.recv_fds(self._connection, wire.PACKET_BYTES_MAX, 2, socket.MSG_CMSG_CLOEXEC)
+                packet, descriptors, flags, _ = socket.recv_fds(self._connection, wire.PACKET_BYTES_MAX, 2)
+                for fd in descriptors:  # recv_fds loses its flags (CPython 3.11 to 3.13), MSG_CMSG_CLOEXEC too
+                    os.set_inheritable(fd, False)
             except BlockingIOError:
                 return None
             except OSError:

@@ -58,7 +58,9 @@ def made_in_child(kind: str, ipv6: bool) -> list[int]:
         _child(childs, kind, ipv6)
     childs.close()
     with ours:
-        message, descriptors, _, _ = socket.recv_fds(ours, 256, 8, socket.MSG_CMSG_CLOEXEC)
+        message, descriptors, _, _ = socket.recv_fds(ours, 256, 8)
+    for fd in descriptors:  # recv_fds loses its flags (CPython 3.11 to 3.13), MSG_CMSG_CLOEXEC too
+        os.set_inheritable(fd, False)
     with contextlib.suppress(ChildProcessError):  # the node may reap all of its children in a signal handler
         os.waitpid(pid, 0)
     if not descriptors:
