@@ -5,6 +5,7 @@ Must never trust more than the sender's uid: what arrives is checked, and anythi
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from typing import Protocol
