@@ -33,10 +33,11 @@ PATIENCE_SECONDS = 20.0
 # What the node's zygote does, in small: import everything, then serve. The program's own file and folder are not on sys.path.
 PROGRAM = """
 import os, sys
+os.environ.clear()
 sys.path.insert(0, {source!r})
 from dayfly.runtime import agent
+{rehearse}
 sys.path.remove({source!r})
-os.environ.clear()
 os.chdir({task!r})
 agent.serve({requests}, {answers}, {progress}, task_root={task!r}, layer_root={layer!r})
 """
@@ -100,6 +101,7 @@ class Driver:
         python: str = sys.executable,
         layer: dict[str, str] | None = None,
         as_init: bool = False,
+        rehearsed: bool = True,
         shared: tuple[socket.socket, socket.socket] | None = None,
         **boot: Any,
     ) -> None:
@@ -124,7 +126,13 @@ class Driver:
         self._output, output = os.pipe()
         handed = os.dup(progress)
         program = PROGRAM.format(
-            source=str(SOURCE), task=self.task, layer=self.layer, requests=requests.fileno(), answers=answers.fileno(), progress=handed
+            rehearse="agent.rehearse()" if rehearsed else "",
+            source=str(SOURCE),
+            task=self.task,
+            layer=self.layer,
+            requests=requests.fileno(),
+            answers=answers.fileno(),
+            progress=handed,
         )
         command = [python, "-I", "-S", "-B", "-c", program]
         if as_init:

@@ -42,6 +42,29 @@ def test_asyncio_is_loaded_for_async_handlers_only(every: Start) -> None:
         assert instance.invoke().json() is expected
 
 
+def test_a_rehearsal_leaves_no_trace_that_an_instance_could_notice(python: str) -> None:
+    """No descriptor, no thread, no random state, no import path; the environment gains what all instances share."""
+    program = (
+        "import os, sys, random\nsys.path.insert(0, {source!r})\nfrom dayfly.runtime import agent, boot\nos.environ.clear()\n"
+        "def state(): return [os.listdir('/proc/self/fd'), os.listdir('/proc/self/task'), random.getstate(), list(sys.path), sys.stdout]\n"
+        "before = state()\nagent.rehearse()\nassert state() == before\nassert dict(os.environ) == boot.SHARED\nprint('same')\n"
+    )
+    done = subprocess.run([python, "-I", "-S", "-c", program.format(source=str(SOURCE))], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "same\n", done.stderr
+
+
+def test_an_instance_of_a_zygote_that_did_not_rehearse_is_the_same(start: Start) -> None:
+    """Only slower and larger: environment, import path and hidden modules are as after a rehearsal."""
+    code = "import os, sys\ndef handler(e, c): return [dict(os.environ), sys.path, [n for n in sys.modules if 'dayfly' in n]]\n"
+    seen = []
+    for rehearsed in (True, False):
+        instance = start(code, rehearsed=rehearsed)
+        instance.boot()
+        text = instance.invoke().body.decode()
+        seen.append(text.replace(instance.task, "TASK").replace(instance.layer, "LAYER"))
+    assert seen[0] == seen[1]
+
+
 def test_large_bodies_do_not_stay_in_memory(start: Start) -> None:
     """Neither in the receive buffer nor in the heap: after a hundred calls an instance is as small as after the first."""
     instance = start("def handler(event, context):\n    return len(event)\n")

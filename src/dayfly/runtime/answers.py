@@ -9,7 +9,7 @@ Used by every other file here that says something to the gateway.
 import os
 import select
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, socket
-from _thread import allocate_lock, get_ident
+from _thread import RLock
 
 from dayfly.runtime.frames import ANSWER, BOOT, CANCEL, CONTROL
 
@@ -34,8 +34,8 @@ class Answers:
         self.fd = fd
         self._socket = socket(fileno=fd)
         self._send = self._socket.send
-        self._lock = allocate_lock()
-        self._owner = 0
+        self._lock = RLock()
+        self._sending = False  # a frame is on its way; seen by the thread that holds the lock, so only by its signal handlers
         self._late: list[bytes] = []
         self._rest = memoryview(b"")  # of a frame that `offer` could send only in part
         self._control = b""
@@ -62,76 +62,60 @@ class Answers:
         """Send one or several whole frames, the last of which may have its body apart; blocks until they are out."""
         if body and len(body) <= SMALL_BYTES:
             head, body = head + body, b""
-        lock = self._lock
-        if not lock.acquire(False):
-            if self._owner == get_ident():  # a signal handler prints while this very thread sends: after the frame
+        with self._lock:
+            if self._sending:  # a signal handler prints while this very thread sends: after the frame
                 if len(self._late) < LATE_FRAMES_MAX:
                     self._late.append(head + body)
                 return
-            lock.acquire()
-        self._owner = get_ident()
-        try:
-            if self._rest:
-                self._all(self._rest)
-                self._rest = memoryview(b"")
-            sent = self._send(head, MSG_NOSIGNAL)
-            if sent != len(head):
-                self._all(memoryview(head)[sent:])
-            if body:
-                self._all(memoryview(body))
-            while self._late:
-                self._all(memoryview(self._late.pop(0)))
-        except BaseException:
-            os._exit(EXIT_BROKEN)
-        finally:
-            self._owner = 0
-            lock.release()
-
-    def _all(self, view: memoryview) -> None:
-        while view:
+            self._sending = True
             try:
-                view = view[self._send(view, MSG_NOSIGNAL) :]
+                if self._rest:
+                    self._all(self._rest)
+                    self._rest = memoryview(b"")
+                self._all(head)
+                if body:
+                    self._all(body)
+            except BaseException:
+                os._exit(EXIT_BROKEN)
+            self._sending = False
+            if self._late:
+                self.write(self._late.pop(0))
+
+    def _all(self, data: "bytes | memoryview") -> None:
+        while True:
+            try:
+                sent = self._send(data, MSG_NOSIGNAL)
             except BlockingIOError:  # user code made the descriptor non-blocking
                 select.select((), (self.fd,), ())
+                continue
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
 
-    def offer(self, head: bytes, body: bytes = b"") -> bool:
+    def offer(self, data: bytes) -> bool:
         """Begin to send a frame without waiting. False: the socket is full; `push` sends the rest. Call only after `push` was True."""
-        self._enter()
-        try:
-            if self._rest:  # a thread printed in between and could not: cannot happen, because `write` finishes the rest
-                self._all(self._rest)
-            self._rest = memoryview(head + body)
-            return self._push()
-        finally:
-            self._owner = 0
-            self._lock.release()
+        with self._lock:
+            self._rest = memoryview(data)
+            return self.push()
 
     def push(self) -> bool:
         """Send more of a half-sent frame without waiting. True: nothing is left, the next frame may begin."""
         if not self._rest:
             return True
-        self._enter()
-        try:
-            return self._push()
-        finally:
-            self._owner = 0
-            self._lock.release()
-
-    def _enter(self) -> None:
-        self._lock.acquire()
-        self._owner = get_ident()
-
-    def _push(self) -> bool:
-        try:
-            while self._rest:
-                self._rest = self._rest[self._send(self._rest, MSG_NOSIGNAL | MSG_DONTWAIT) :]
-            while self._late:
-                self._all(memoryview(self._late.pop(0)))
-        except BlockingIOError:
-            return False
-        except BaseException:
-            os._exit(EXIT_BROKEN)
-        return True
+        with self._lock:
+            self._sending = True
+            try:
+                while self._rest:
+                    self._rest = self._rest[self._send(self._rest, MSG_NOSIGNAL | MSG_DONTWAIT) :]
+            except BlockingIOError:
+                return False
+            except BaseException:
+                os._exit(EXIT_BROKEN)
+            finally:
+                self._sending = False
+            if self._late:
+                self.write(self._late.pop(0))
+            return True
 
     def is_cancelled(self, seq: int) -> bool:
         """Whether the gateway said CANCEL for this call; asked between the chunks of a stream."""
@@ -164,5 +148,5 @@ class Answers:
     def forget(self) -> None:
         """In a process that user code forked: this socket belongs to the parent."""
         self.forgotten = True
-        self._lock = allocate_lock()
+        self._lock = RLock()
         self._socket.close()

@@ -1,0 +1,70 @@
+"""A zygote's rehearsal: the life of an instance, played a few times in the parent with nobody watching.
+
+Every function that runs for the first time writes to its own code (CPython's adaptive interpreter), fills caches and touches
+lazily made state. Done once before forking, all instances share the result; done after, each pays for it with its own copy of
+those pages and with time on the cold path. Must change nothing that an instance could notice: no environment, no import path,
+no random state, no descriptor left open. Called by the node's zygote, once, before it freezes its heap.
+"""
+
+from _socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, socketpair
+from mmap import mmap
+from time import monotonic_ns
+
+from dayfly.runtime import sequential
+from dayfly.runtime.answers import Answers, frame
+from dayfly.runtime.boot import Boot, environment, import_path, settle
+from dayfly.runtime.frames import BOOT, CONTROL, DIRECT, HTTP, PROGRESS_BYTES, READY, REQUEST
+from dayfly.runtime.handler import is_async, split
+from dayfly.runtime.inbox import Inbox
+from dayfly.runtime.instance import Instance
+from dayfly.runtime.jsontext import dumps
+from dayfly.runtime.output import Scope, make_streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ROUNDS = 24  # CPython specialises a function's code after 2 to 16 runs, depending on its version
+BOOT_BODY = (
+    b'{"namespace":"n","function":"f","version":1,"instance":"i","handler":"handler.handler","memory_mb":128,'
+    b'"timeout_seconds":30.0,"concurrency":1,"env":{"NAME":"value"},"secrets":[]}'
+)
+HEAD = b"POST\n/a\nb=c%20d\n127.0.0.1\nhttp\nhost: a.b\ncontent-type: application/json\ncookie: a=b\naccept: */*"
+
+
+def rehearse() -> None:
+    """Play boot and a few calls of both kinds, with an answer, an error and output in each round."""
+    settle()
+    for number in range(ROUNDS):
+        requests, requests_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        answers, answers_end = socketpair(AF_UNIX, SOCK_STREAM)
+        answers.send(CONTROL.pack(BOOT, len(BOOT_BODY), 0) + BOOT_BODY)
+        inbox = Inbox(requests_end.detach())
+        stage = Answers(answers_end.detach())
+        page = mmap(-1, PROGRESS_BYTES)
+        boot = Boot(stage.read_boot())
+        scope = Scope()
+        outputs, streams = make_streams()
+        for output in outputs:
+            output.attach(stage, scope)
+        environment(boot, "/var/task", "/opt/python")
+        import_path(boot, "/var/task", "/opt/python")
+        split(boot.handler)
+        is_async(_handler)
+        instance = Instance(boot, stage, memoryview(page).cast("Q"), scope, outputs)
+        stage.write(frame(READY, 0, meta=dumps({"init_us": 1})))
+        for kind, meta, body in ((DIRECT, b"", b'{"a":1}'), (HTTP, HEAD, b'{"a":1}'), (HTTP, HEAD, b"")):
+            head = REQUEST.pack(kind, 0, 4, len(meta), number + 1, monotonic_ns() + 10**12)
+            requests.send(head + b"call" + meta + body)
+            sequential.run_one(instance, _handler, inbox.wait())
+        streams[0].write("line\n")
+        stage.forget()
+        inbox.forget()
+        requests.close()
+        answers.close()
+
+
+def _handler(event: "Any", context: "Any") -> "Any":
+    if "rawPath" in event:
+        return {"statusCode": 200, "headers": {"content-type": "text/plain"}, "body": event.get("body", "")}
+    return {"answer": [event, context.get_remaining_time_in_millis(), 1.5, None, True]}
