@@ -12,14 +12,17 @@ from dayfly.gateway.channel import Channel
 
 
 def error_of(kind: str, message: str) -> dict[str, Any]:
+    """The shape every failed start has, as Lambda reports it."""
     return {"errorType": kind, "errorMessage": message, "stackTrace": []}
 
 
 def init_timed_out(seconds: float) -> dict[str, Any]:
+    """Init took too long."""
     return error_of("Sandbox.Timedout", f"Initialisation did not end within {seconds:g} seconds (init_timeout_seconds).")
 
 
 def init_error(meta: bytes) -> dict[str, Any]:
+    """What a FAILED frame says, bounded: it is hostile input."""
     try:
         error = msgspec.json.decode(meta, type=dict[str, Any])
     except msgspec.DecodeError:
@@ -32,6 +35,7 @@ def init_error(meta: bytes) -> dict[str, Any]:
 
 
 def stack_of(error: dict[str, Any]) -> list[str]:
+    """The stack trace of an error, bounded; [] when it has none."""
     frames_ = error.get("stackTrace")
     return [str(line)[:2000] for line in frames_[:100]] if isinstance(frames_, list) else []
 

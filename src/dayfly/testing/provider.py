@@ -148,10 +148,10 @@ class FakeInstance:
             if behaviour.start_seconds:
                 await asyncio.sleep(behaviour.start_seconds)
             if behaviour.init_error is not None:
-                await self.send(frames.FAILED, meta=msgspec.json.encode(behaviour.init_error))
+                await self.send(frames.FAILED, 0, 0, 0, 0, msgspec.json.encode(behaviour.init_error))
                 self.end("exit", 1)
                 return
-            await self.send(frames.READY, meta=b'{"init_us":100}')
+            await self.send(frames.READY, 0, 0, 0, 0, b'{"init_us":100}')
             while await self._one(behaviour):
                 pass
             await self.send(frames.RETIRED)
@@ -206,10 +206,9 @@ class FakeInstance:
                     loop.remove_reader(fd)
                     os.close(fd)
 
-    async def send(
-        self, kind: int, flags: int = 0, status: int = 0, exec_us: int = 0, seq: int = 0, meta: bytes = b"", body: bytes = b""
-    ) -> None:
-        """Write one answer frame."""
+    async def send(self, kind: int, flags: int = 0, status: int = 0, exec_us: int = 0, seq: int = 0, *payload: bytes) -> None:
+        """Write one answer frame; `payload` is meta, then body, each may be missing."""
+        meta, body = (*payload, b"", b"")[:2]
         frame = frames.ANSWER.pack(kind, flags, status, len(meta), len(body), exec_us, seq) + meta + body
         await asyncio.get_running_loop().sock_sendall(self._answers, frame)
 
