@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 START_SECONDS_MAX = 45.0
 STOP_SECONDS_MAX = 20.0
@@ -59,10 +59,13 @@ class Platform:
     url: str = ""
     token: str = ""
     process: subprocess.Popen[bytes] | None = None
+    made: ClassVar[list[Path] | None] = None  # folders of all platforms, where somebody wants to know (tests/e2e/conftest.py)
 
     def __post_init__(self) -> None:
         # Unix socket paths have at most 107 bytes: a short name, directly below the temporary folder.
         self.folder = Path(tempfile.mkdtemp(prefix="dfy-"))
+        if self.made is not None:
+            self.made.append(self.folder)
         self.data = self.folder / "data"
         self.log = self.folder / "platform.log"
         # Instances run as other users still and must be able to reach their code below.
@@ -101,6 +104,7 @@ class Platform:
             "HOME": str(self.folder),
             "DAYFLY_CONFIG_DIR": str(self.folder / "config"),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "E2E_CANARY": "what the person who starts the platform has in the environment",
         }
         return kept | home | ({"DAYFLY_URL": self.url} if self.url else {})
 
@@ -231,6 +235,35 @@ class Platform:
 
     # HTTP
 
+    def upload(self, name: str, bundle: bytes, config: Mapping[str, object], *, namespace: str = "default", token: str | None = None) -> Answer:
+        """PUT a bundle as the command line does, whatever it holds; the answer is a stream of JSON lines, or an error."""
+        edge = "dayfly-test-edge-6c1f"
+        body = b"".join(
+            b'--%b\r\ncontent-disposition: form-data; name="%b"; filename="%b"\r\ncontent-type: %b\r\n\r\n%b\r\n'
+            % (edge.encode(), part, part, kind, content)
+            for part, kind, content in (
+                (b"config", b"application/json", json.dumps(dict(config)).encode()),
+                (b"bundle", b"application/zip", bundle),
+            )
+        )
+        headers = {"Content-Type": f"multipart/form-data; boundary={edge}"}
+        path = f"/api/v1/functions/{name}?namespace={namespace}"
+        return self.request("PUT", path, body + f"--{edge}--\r\n".encode(), headers, token=token)
+
+    def try_put(self, name: str, source: str | Mapping[str, str | bytes], *, namespace: str = "default", **config: object) -> dict[str, Any]:
+        """Deploy through the API, without the command line's half second: the last event, `deployed` or `failed`."""
+        answer = self.upload(name, zipped(source), config, namespace=namespace)
+        if answer.status != 200:
+            raise AssertionError(f"deploy of {name!r} → {answer.status} {answer.body[:2000]!r}")
+        event: dict[str, Any] = json.loads(answer.body.strip().splitlines()[-1])
+        return event
+
+    def put(self, name: str, source: str | Mapping[str, str | bytes], *, namespace: str = "default", **config: object) -> dict[str, Any]:
+        """Deploy `source` (a handler.py's text, or files by name); raises AssertionError with the event when that fails."""
+        event = self.try_put(name, source, namespace=namespace, **config)
+        assert event["event"] == "deployed", f"deploy of {name!r}: {json.dumps(event)[:4000]}"
+        return event
+
     def request(
         self,
         method: str,
@@ -259,6 +292,13 @@ class Platform:
         sent = {"Content-Type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
         return self.request("POST", f"/api/v1/functions/{name}/invoke", json.dumps(event).encode(), sent)
 
+    def wait_for(self, true: str, condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+        """Poll until `condition()` holds. `true` names it for the failure."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} s: {true}"
+            select.select([], [], [], 0.02)
+
     def wait_until(self, true: str, path: str, condition: Any, *, seconds: float = 20.0) -> Any:
         """Ask a control route until `condition(document)` holds; returns the document. `true` names it for the failure."""
         deadline, document = time.monotonic() + seconds, None
@@ -268,6 +308,19 @@ class Platform:
                 return document
             select.select([], [], [], 0.05)
         raise AssertionError(f"not within {seconds} s: {true}; last seen: {json.dumps(document)[:2000]}")
+
+
+def zipped(source: str | Mapping[str, str | bytes]) -> bytes:
+    """A bundle in memory: one handler.py, or files by name."""
+    import io
+    import zipfile
+
+    files = {"handler.py": source} if isinstance(source, str) else source
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
 
 
 def end_with_parent() -> None:

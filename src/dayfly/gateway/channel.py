@@ -159,8 +159,8 @@ class Channel:
     """One instance's own socket, its progress page and its output pipe, seen from the gateway."""
 
     __slots__ = (
-        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "answered", "entry", "exit",
-        "head", "id", "init_us", "ready_at", "start_us", "started_at", "tail", "wanted",
+        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "answered", "believed",
+        "entry", "exit", "head", "id", "init_us", "ready_at", "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
 
     def __init__(self, id: str, events: ChannelEvents, entry: Any, started_at: float) -> None:
@@ -175,6 +175,7 @@ class Channel:
         self.exit: object = None  # the node's Exited
         self.head = b""  # answer headers that are the same for all its calls
         self.tail = b""  # the last output, for telling why it died
+        self.believed = True  # False once it sent nonsense: then its progress page is no witness either
         self.wanted = True  # False once it said RETIRED or was told to end
         self._events = events
         self._loop = asyncio.get_running_loop()

@@ -84,6 +84,17 @@ class Entry:
         holders = {seq: channel.id for channel in self.channels.values() for seq in channel.running(slots)}
         pool.expired(holders, at)
 
+    def taken_by(self, channel: Channel, newest: int) -> list[int]:
+        """Calls that the ended instance had begun, by its progress page. A page that names calls never made (above `newest`) or belongs
+        to an instance that sent nonsense proves nothing: then every call that nobody else accounts for may have run."""
+        slots = self.pool.limits.concurrency
+        claimed = channel.running(slots)
+        if channel.believed and max(claimed, default=0) <= newest:
+            return claimed
+        accounted = {seq for other in self.channels.values() if other is not channel for seq in other.running(slots)}
+        accounted.update(self.socket.untaken())
+        return [seq for seq in self.pool.offered if seq not in accounted]
+
     def gauge(self) -> None:
         """Add this entry's present state to its function's gauges."""
         numbers = self.ledger.numbers

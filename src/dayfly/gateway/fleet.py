@@ -295,7 +295,7 @@ class Fleet:
         """The instance closed its socket ("lost") or sent nonsense ("garbage"). Why it ended comes from the node; wait for it a moment."""
         if reason == "garbage":
             log.warning("instance_sent_garbage", instance=channel.id)
-            channel.wanted = False
+            channel.wanted = channel.believed = False
         self._provider.kill(channel.id)
         if channel.exit is not None:
             self._gone(channel)
@@ -321,7 +321,7 @@ class Fleet:
             return
         entry: Entry = channel.entry
         channel.read_out()
-        taken = channel.running(entry.pool.limits.concurrency)
+        taken = entry.taken_by(channel, self._seq)
         channel.close()
         del entry.channels[channel.id]
         now = time.monotonic()

@@ -286,8 +286,8 @@ class EventReply(Reply):
     def _answer(self, channel: Channel, frame: Frame) -> None:
         if frame.flags & frames.ERROR:
             error = _error_of(frame.body)
-            bad = error.get("errorType") == "Runtime.BadAnswer"
-            self.detail = "function_bad_answer" if bad else _outcome_of(error)
+            self.detail = _outcome_of(error)
+            bad = self.detail == "function_bad_answer"
             text = str(error.get("errorMessage", "")) if bad else f"The function failed with {error.get('errorType', 'an error')}."
             self._answer_failure(channel, frame, text)
             return
@@ -378,8 +378,15 @@ def _error_of(body: bytes) -> dict[str, Any]:
         return {}
 
 
+_OUTCOMES = {
+    "Runtime.ExitError": "function_crashed",
+    "Sandbox.Timedout": "function_timeout",
+    "Runtime.BadAnswer": "function_bad_answer",
+    "Runtime.MarshalError": "function_bad_answer",
+    "Function.ResponseSizeTooLarge": "function_bad_answer",
+}
+
+
 def _outcome_of(error: dict[str, Any]) -> str:
-    kind = error.get("errorType")
-    if kind == "Runtime.ExitError":
-        return "function_crashed"
-    return "function_timeout" if kind == "Sandbox.Timedout" else "function_error"
+    """The code of core/model/errors.py for an error object of an instance."""
+    return _OUTCOMES.get(str(error.get("errorType")), "function_error")

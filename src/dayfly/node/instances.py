@@ -189,8 +189,8 @@ class Instances:
         usage = found.group.usage() if found.group is not None else cgroup.Usage(-1, -1, 0)
         self._give_back(found)
         reason = "refused" if found.failure or kind == "refused" else "signal" if kind == "signal" else "exit"
-        if reason == "signal" and usage.oom_kills and code == 9 and not found.killed:
-            reason = "oom"
+        if reason == "signal" and usage.oom_kills and code == 9:
+            reason = "oom"  # also after a kill: who sees its socket close asks for one, and that may overtake this news
         found.tell(
             Exited(
                 instance,

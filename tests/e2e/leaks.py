@@ -1,0 +1,98 @@
+"""What a platform may leave behind, and how a test finds it: processes, control groups, mounts, network namespaces, sockets, files.
+
+The test process makes itself the subreaper of everything it starts (`adopt_orphans`): whatever loses its parent, be it two forks and a
+new session away, becomes our child instead of pid 1's, so that "what is left of a platform" is "what is below us". Used by
+conftest.py after the whole session and by tests that kill things.
+"""
+
+import ctypes
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dayfly.sandbox.cgroup import tag
+from tests.e2e.harness import descendants
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """From now on this process is the parent of whatever loses its own below it."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap(pid: int) -> None:
+    """Collect an orphan that has ended; processes that somebody else waits for are left to them."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (OSError, IndexError):
+        return True
+
+
+def command_of(pid: int) -> str:
+    try:
+        return f"{pid} {Path(f'/proc/{pid}/comm').read_text().strip()}: {Path(f'/proc/{pid}/cmdline').read_text().replace(chr(0), ' ')}"
+    except OSError:
+        return f"{pid} (gone)"
+
+
+def strays() -> list[str]:
+    """Living processes below this one, zombies reaped first."""
+    below = list(descendants(os.getpid()))[1:]
+    for pid in below:
+        if is_zombie(pid):
+            reap(pid)
+    return [command_of(pid) for pid in below if not is_zombie(pid)]
+
+
+def control_groups(data: Path) -> list[str]:
+    """Control groups made for the platform of this data directory, whichever hierarchy they are in."""
+    wanted = tag(str(data))
+    return [folder for folder, names, _ in os.walk("/sys/fs/cgroup") for folder in (f"{folder}/{name}" for name in names if name == wanted)]
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mounts that name the platform's folder, in this process' view of the world."""
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line]
+
+
+def namespaces() -> set[str]:
+    """Network namespaces that somebody gave a name or a mount."""
+    named = {line.split()[3] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - nsfs " in line}
+    return named | {str(path) for path in Path("/run/netns").glob("*")}
+
+
+def links() -> set[str]:
+    """Network interfaces of this machine."""
+    return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
+def left_of(folder: Path) -> list[str]:
+    """All that is still there of the platform whose files lay in `folder`, as sentences."""
+    return [
+        *(f"control group {name}" for name in control_groups(folder / "data")),
+        *(f"mount {line}" for line in mounts_below(folder)),
+        *(f"socket {line}" for line in sockets_below(folder)),
+    ]
+
+
+def sockets_below(folder: Path) -> Iterator[str]:
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        if str(folder) in line:
+            yield line
+
+
+def wait_gone(folder: Path, *, seconds: float = 15.0) -> list[str]:
+    """Poll until nothing is left of a platform in `folder`; returns what still is at the deadline."""
+    deadline = time.monotonic() + seconds
+    while (left := left_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
