@@ -4,6 +4,7 @@ Only for tests of control and its API. Both answer at once, record what they wer
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -58,12 +59,13 @@ class FakeGateway:
         return found[count - 1]
 
     async def _listen(self) -> None:
-        while True:
-            size = int.from_bytes(await self.reader.readexactly(link.LENGTH_BYTES), "big")
-            message = link.decode_to_gateway(await self.reader.readexactly(size))
-            self._apply(message)
-            self.told.append(message)
-            self._moved.set()
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # control may leave; tests kill it
+            while True:
+                size = int.from_bytes(await self.reader.readexactly(link.LENGTH_BYTES), "big")
+                message = link.decode_to_gateway(await self.reader.readexactly(size))
+                self._apply(message)
+                self.told.append(message)
+                self._moved.set()
 
     def _apply(self, message: Any) -> None:
         match message:
