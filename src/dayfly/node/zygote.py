@@ -10,6 +10,7 @@ that nothing it forked can outlive it. It obeys fixed messages of the node on on
                     | failed ID STEP TEXT   (always followed by exited)
 """
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import array
 import errno
@@ -30,8 +31,10 @@ def load(source: str) -> None:
     """Import what children run from the folder `source` (the one that holds dayfly/), and leave no way to import more from it."""
     sys.path.append(source)
     try:
-        from dayfly.runtime import agent  # noqa: F401
+        from dayfly.runtime import agent
         from dayfly.sandbox import launch  # noqa: F401
+
+        agent.rehearse_import()
     finally:
         sys.path.remove(source)
         sys.path_importer_cache.pop(source, None)
@@ -89,6 +92,8 @@ class Zygote:
         self.kit = self.launch.Kit(self.config)
         for name in ("root", "null"):
             setattr(self.kit, name, high(getattr(self.kit, name)))
+        # What a child would do for the first time is done here: its pages are then shared, and its start is shorter.
+        sys.modules["dayfly.runtime.agent"].rehearse()
         gc.disable()  # a child's agent enables it again
         gc.collect()
         gc.freeze()
@@ -174,7 +179,7 @@ class Zygote:
         child = self.launch.Child(ticket, self.kit, 0 if self.own_pid_space else self.pid)
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # not `signal`: its enums alone touch 30 pages of each child
             child.enter()
         except BaseException as error:
             self.send_failure(str(ticket["instance"]), child.step, error)

@@ -17,7 +17,7 @@ from dayfly.runtime.inbox import Inbox
 from dayfly.runtime.instance import Instance
 from dayfly.runtime.jsontext import dumps
 from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, replace_streams, send_text
-from dayfly.runtime.rehearsal import rehearse
+from dayfly.runtime.rehearsal import rehearse, rehearse_import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TASK_ROOT = "/var/task"
 LAYER_ROOT = "/opt/python"
 EXIT_INIT_FAILED = 1
 
-__all__ = ["rehearse", "serve"]  # what a zygote calls: rehearse once, serve in each child
+__all__ = ["rehearse", "rehearse_import", "serve"]  # what a zygote calls: rehearse once, serve in each child
 
 
 def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str = TASK_ROOT, layer_root: str = LAYER_ROOT) -> "NoReturn":

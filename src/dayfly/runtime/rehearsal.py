@@ -6,6 +6,9 @@ those pages and with time on the cold path. Must change nothing that an instance
 no random state, no descriptor left open. Called by the node's zygote, once, before it freezes its heap.
 """
 
+import os
+import sys
+import types
 from _socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, socketpair
 from mmap import mmap
 from time import monotonic_ns
@@ -68,3 +71,42 @@ def _handler(event: "Any", context: "Any") -> "Any":
     if "rawPath" in event:
         return {"statusCode": 200, "headers": {"content-type": "text/plain"}, "body": event.get("body", "")}
     return {"answer": [event, context.get_remaining_time_in_millis(), 1.5, None, True]}
+
+
+SOURCE = b"""import json
+import os
+
+TABLE = {"a": [1, 2.5, None], "b": (True, "text")}
+
+
+class Thing:
+    def __init__(self, value=1, *rest, **named):
+        self.value = value
+
+
+def handler(event, context):
+    try:
+        found = [row for row in event.get("rows", ()) if row]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no {error!r}") from error
+    with_default = event["a"] if "a" in event else Thing(len(found)).value
+    return {"statusCode": 200, "body": json.dumps({"x": with_default, **TABLE})}
+"""
+
+
+def rehearse_import() -> None:
+    """Import a module from its source a few times, as an instance does with the user's: finding, compiling and executing it touch much
+    that is made on first use. Needs /proc, so it is called before the zygote's walls stand."""
+    loader = type(sys.modules["dayfly.runtime"].__spec__.loader)  # importlib's SourceFileLoader, wherever it is kept
+    descriptor = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, SOURCE)
+        for _ in range(ROUNDS):
+            for finder in sys.meta_path:
+                finder.find_spec("dayfly_no_such_module", None)
+            module = types.ModuleType("rehearsal")
+            exec(loader("rehearsal", f"/proc/self/fd/{descriptor}").get_code("rehearsal"), vars(module))  # noqa: S102  (our own text)
+    except OSError:
+        return  # no /proc here: instances then do it for the first time themselves
+    finally:
+        os.close(descriptor)
