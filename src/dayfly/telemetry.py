@@ -5,11 +5,12 @@ error; the supervisor's child shares that descriptor. It must never log what a u
 blanked, and anything that looks like a token of ours is cut wherever it appears. Libraries that use `logging` come out here too.
 """
 
+import contextlib
 import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -50,6 +51,21 @@ def _cut(match: re.Match[str]) -> str:
     return f"dfy_{match[1]}_{BLANK}" if match[1] else BLANK
 
 
+class Patient:
+    """Standard error that never fails: with a full disk or a closed pipe a log line is lost, the work it tells of is not."""
+
+    def write(self, text: str) -> int:
+        """As a text stream's; what cannot be written is dropped."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As a text stream's."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
 def configure(role: str, level: str = "info", *, json: bool | None = None) -> None:
     """Set up this process. `json` None: text when standard error is a terminal, JSON otherwise. May be called again."""
     as_json = not sys.stderr.isatty() if json is None else json
@@ -65,10 +81,10 @@ def configure(role: str, level: str = "info", *, json: bool | None = None) -> No
     structlog.configure(
         processors=[*shared[:1], *shared[2:], structlog.processors.format_exc_info, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Patient())),
         cache_logger_on_first_use=False,  # `configure` may come after a module made its logger
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(Patient())
     formatter = structlog.stdlib.ProcessorFormatter
     handler.setFormatter(
         formatter(processors=[formatter.remove_processors_meta, structlog.processors.format_exc_info, *last], foreign_pre_chain=shared)

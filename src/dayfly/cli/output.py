@@ -59,6 +59,7 @@ def message(text: str, code: str = "") -> None:
 
 
 def warn(text: str) -> None:
+    """Something that does not stop the command but that its user should know, on standard error."""
     message(f"warning: {text}", YELLOW)
 
 

@@ -97,7 +97,8 @@ def handler(event, context):
 def rehearse_import() -> None:
     """Import a module from its source a few times, as an instance does with the user's: finding, compiling and executing it touch much
     that is made on first use. Needs /proc, so it is called before the zygote's walls stand."""
-    loader: "Any" = type(sys.modules["dayfly.runtime"].__spec__.loader)  # importlib's SourceFileLoader, wherever it is kept
+    package: Any = sys.modules["dayfly.runtime"]
+    loader = type(package.__loader__)  # importlib's SourceFileLoader, wherever it is kept
     descriptor = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, SOURCE)
