@@ -88,8 +88,9 @@ class Demo:
 
         _title("A secret, and the network only for who asks for it")
         self.command("secret", "set", "API_TOKEN", stdin="not-a-real-token", shown="echo not-a-real-token | dayfly secret set API_TOKEN")
-        address = os.environ.get("DEMO_API_URL", "")
-        self.command("deploy", "examples/secret-egress", *(["-e", f"API_URL={address}"] if address else []))
+        # A demo sends nothing off the machine by itself; and that a function cannot reach this machine is worth seeing.
+        address = os.environ.get("DEMO_API_URL", "http://127.0.0.1:9/")
+        self.command("deploy", "examples/secret-egress", "-e", f"API_URL={address}")
         self.call("/function/secret-egress", show=300)
 
         _title("Dependencies: Pillow, installed once into a shared layer")
