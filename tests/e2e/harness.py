@@ -235,7 +235,9 @@ class Platform:
 
     # HTTP
 
-    def upload(self, name: str, bundle: bytes, config: Mapping[str, object], *, namespace: str = "default", token: str | None = None) -> Answer:
+    def upload(
+        self, name: str, bundle: bytes, config: Mapping[str, object], *, namespace: str = "default", token: str | None = None
+    ) -> Answer:
         """PUT a bundle as the command line does, whatever it holds; the answer is a stream of JSON lines, or an error."""
         edge = "dayfly-test-edge-6c1f"
         body = b"".join(
@@ -250,7 +252,9 @@ class Platform:
         path = f"/api/v1/functions/{name}?namespace={namespace}"
         return self.request("PUT", path, body + f"--{edge}--\r\n".encode(), headers, token=token)
 
-    def try_put(self, name: str, source: str | Mapping[str, str | bytes], *, namespace: str = "default", **config: object) -> dict[str, Any]:
+    def try_put(
+        self, name: str, source: str | Mapping[str, str | bytes], *, namespace: str = "default", **config: object
+    ) -> dict[str, Any]:
         """Deploy through the API, without the command line's half second: the last event, `deployed` or `failed`."""
         answer = self.upload(name, zipped(source), config, namespace=namespace)
         if answer.status != 200:

@@ -7,8 +7,10 @@ conftest.py after the whole session and by tests that kill things.
 
 import ctypes
 import os
+import select
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dayfly.sandbox.cgroup import tag
@@ -24,10 +26,8 @@ def adopt_orphans() -> None:
 
 def reap(pid: int) -> None:
     """Collect an orphan that has ended; processes that somebody else waits for are left to them."""
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def is_zombie(pid: int) -> bool:
@@ -94,5 +94,5 @@ def wait_gone(folder: Path, *, seconds: float = 15.0) -> list[str]:
     """Poll until nothing is left of a platform in `folder`; returns what still is at the deadline."""
     deadline = time.monotonic() + seconds
     while (left := left_of(folder)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        select.select([], [], [], 0.02)
     return left

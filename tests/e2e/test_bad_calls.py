@@ -86,9 +86,7 @@ def test_the_traceback_of_a_direct_invoke_holds_the_users_frames_only(victim: Pl
         ("sys_exit", 502, "function_crashed"),
     ],
 )
-def test_strangers_at_the_http_door_see_the_kind_of_failure_and_no_traceback(
-    victim: Platform, way: str, status: int, code: str
-) -> None:
+def test_strangers_at_the_http_door_see_the_kind_of_failure_and_no_traceback(victim: Platform, way: str, status: int, code: str) -> None:
     answer = victim.request("GET", f"/function/torture/{way}")
     assert (answer.status, answer.json()["error"]["code"]) == (status, code), answer.body[:500]
     assert answer.json()["error"]["call_id"] == answer.headers["x-call-id"]
@@ -129,7 +127,9 @@ def test_what_a_call_leaves_behind_ends_with_its_instance(victim: Platform, way:
     left = instances_of(victim) - before
     assert left, "the test sees the processes that were left"
     error_of(act(victim, "exit_now"))  # the instance that has them ends
-    victim.wait_for("the processes that were left are gone", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left & instances_of(victim)))
+    victim.wait_for(
+        "the processes that were left are gone", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left & instances_of(victim))
+    )
     works(victim)
 
 

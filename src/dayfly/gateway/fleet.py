@@ -59,10 +59,10 @@ class Fleet:
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
             Offer: self._do_offer,
             Start: self._do_start,
-            Answer: self._do_answer,
+            Answer: lambda _, effect: effect.call.reply.refused(effect.code),
             Retire: self._do_retire,
             Kill: self._do_kill,
-            Clear: self._do_clear,
+            Clear: lambda entry, _: entry.socket.clear(),
             Close: self._do_close,
         }
 
@@ -79,6 +79,8 @@ class Fleet:
 
     def submit(self, entry: Entry, reply: Any) -> Call:
         """A call enters. `reply` is told the answer, maybe before this returns (a refusal)."""
+        if entry.pool.closed:
+            reply.entry = entry = self._revived(entry)
         self._seq += 1
         now = time.monotonic()
         call = Call(self._seq, now, now + entry.timeout_seconds, reply)
@@ -86,6 +88,13 @@ class Fleet:
         entry.pool.submitted(call, now)
         self._carry_out(entry)
         return call
+
+    def _revived(self, entry: Entry) -> Entry:
+        """The version was let go while this call's body was still on its way: it comes back for the call and then goes again."""
+        key = entry.version.key
+        if key not in self._entries:
+            self.entry(entry.function, entry.version).proving_until = time.monotonic()
+        return self._entries[key]
 
     def abandon(self, entry: Entry, call: Call, streaming: Channel | None) -> bool:
         """The caller left. True when the call had not begun and is out."""
@@ -172,17 +181,12 @@ class Fleet:
             self._effects[type(effect)](entry, effect)
 
     def _do_offer(self, entry: Entry, effect: Offer) -> None:
-        call = effect.call
-        if not entry.socket.offer(call.seq, int(call.deadline * 1e9), call.reply):
+        if not entry.socket.offer((call := effect.call).seq, int(call.deadline * 1e9), call.reply):
             entry.pool.blocked(call)
 
     def _do_start(self, entry: Entry, effect: Start) -> None:
         self._pending.extend([entry] * effect.instances)
         self._start_pending()
-
-    def _do_answer(self, entry: Entry, effect: Answer) -> None:
-        reply = effect.call.reply
-        reply.refused(effect.code)
 
     def _do_retire(self, entry: Entry, effect: Retire) -> None:
         for _ in range(effect.instances):
@@ -194,9 +198,6 @@ class Fleet:
         if channel is not None:
             channel.wanted = False
             self._provider.kill(channel.id)
-
-    def _do_clear(self, entry: Entry, effect: Clear) -> None:
-        entry.socket.clear()
 
     def _do_close(self, entry: Entry, effect: Close) -> None:
         entry.closed_at = time.monotonic()
