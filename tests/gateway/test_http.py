@@ -225,3 +225,30 @@ def test_errors_have_code_fault_and_hint() -> None:
             assert error["hint"] and headers["content-type"] == "application/json"
 
     run(main())
+
+
+def test_bodies_that_come_before_their_turn_are_bounded_and_still_arrive() -> None:
+    gate = asyncio.Event()
+
+    async def handler(call: TakenCall) -> FakeAnswer:
+        if not call.body:
+            await gate.wait()
+        return FakeAnswer(str(len(call.body)).encode())
+
+    async def main() -> None:
+        async with gateway(Behaviour(handler)) as rig:
+            rig.serve(function())
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+            writer.write(b"GET /function/hello HTTP/1.1\r\nhost: t\r\n\r\n")
+            large = b"POST /function/hello HTTP/1.1\r\nhost: t\r\ncontent-length: 5000000\r\n\r\n" + bytes(5_000_000)
+            for _ in range(4):
+                writer.write(large)
+            await until(lambda: rig.site.connections and not next(iter(rig.site.connections))._reading)
+            assert next(iter(rig.site.connections))._held < 2_000_000
+            gate.set()
+            for expected in (b"0", *[b"5000000"] * 4):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert status_of(head) == 200 and await reader.readexactly(len(expected)) == expected
+            writer.close()
+
+    run(main())

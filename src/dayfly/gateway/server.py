@@ -17,6 +17,7 @@ from dayfly.core.model.settings import Settings
 from dayfly.gateway.exchange import Request, Sink, bare_answer, refusal_answer
 
 PIPELINE_MAX = 16
+HELD_BYTES_MAX = 256 * 1024  # of bodies whose turn has not come, per connection; then the client must wait
 LINGER_SECONDS = 2.0  # after a refusal, how long the rest of a body is still read away so that the client sees the answer
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 
@@ -62,7 +63,7 @@ class Connection(asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
     __slots__ = (
-        "_current", "_head_bytes", "_in_head", "_parser", "_queue", "_reading", "_request", "_transport", "_write_paused",
+        "_current", "_head_bytes", "_held", "_in_head", "_parser", "_queue", "_reading", "_request", "_transport", "_write_paused",
         "closing", "deadline", "peer", "site",
     )  # fmt: skip
 
@@ -78,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Request] = deque()  # parsed, waiting for their turn
         self._in_head = True
         self._head_bytes = 0
+        self._held = 0  # bytes of bodies that came before their turn
         self._reading = True
         self._write_paused = False
 
@@ -189,6 +191,9 @@ class Connection(asyncio.Protocol):
             request.sink.body(chunk)
         elif request.received <= self.site.settings.body_bytes_max:
             request.held.append(chunk)
+            self._held += len(chunk)
+            if self._held > HELD_BYTES_MAX:
+                self._stop_reading()
         else:
             request.refusal = Refusal("body_too_large", "The request's body is over body_bytes_max.")
 
@@ -240,6 +245,8 @@ class Connection(asyncio.Protocol):
     def _open(self, request: Request) -> None:
         """It is this request's turn: ask what it means, give it what has come of its body."""
         self._current = request
+        held, request.held = request.held, []
+        self._held -= sum(map(len, held))
         if request.refusal is None:
             try:
                 request.sink = self.site.dispatcher.open(request)
@@ -249,9 +256,8 @@ class Connection(asyncio.Protocol):
             self._refuse(request, request.refusal)
             return
         assert request.sink is not None
-        for chunk in request.held:
+        for chunk in held:
             request.sink.body(chunk)
-        request.held.clear()
         if request.expects and not request.complete and not request.answered:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if request.complete and not request.answered:
@@ -262,11 +268,11 @@ class Connection(asyncio.Protocol):
         self._current = None
         while self._queue and self._current is None and not self.closing:
             self._open(self._queue.popleft())
-        if not self._reading and len(self._queue) < PIPELINE_MAX and not self.closing:
-            self._reading = True
-            self._transport.resume_reading()
         if self._current is None and self._request is not None and not self._in_head and not self.closing:
             self._open(self._request)  # its headers came while the one before was in work
+        if not self._reading and len(self._queue) < PIPELINE_MAX and self._held <= HELD_BYTES_MAX and not self.closing:
+            self._reading = True
+            self._transport.resume_reading()
         if self._current is None and not self.closing:
             self.deadline = time.monotonic() + self.site.settings.idle_timeout_seconds
             if self.site.stopping:
