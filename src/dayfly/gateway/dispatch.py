@@ -45,22 +45,21 @@ _DROPPED = frozenset(
 
 
 class CallIds:
-    """Random UUIDs for calls, bytes of them bought from the kernel in bulk."""
+    """Random UUIDs (version 4) for calls; randomness is bought from the kernel in bulk."""
+
+    BATCH = 256
 
     def __init__(self) -> None:
-        self._pool = b""
-        self._at = 0
+        self._ids: list[bytes] = []
 
     def next(self) -> bytes:
-        if self._at >= len(self._pool):
-            self._pool = os.urandom(16 * 256)
-            self._at = 0
-        raw = bytearray(self._pool[self._at : self._at + 16])
-        self._at += 16
-        raw[6] = raw[6] & 0x0F | 0x40
-        raw[8] = raw[8] & 0x3F | 0x80
-        text = raw.hex()
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
+        if not self._ids:
+            text = os.urandom(16 * self.BATCH).hex()
+            for at in range(0, len(text), 32):
+                variant = "89ab"[int(text[at + 16], 16) & 3]
+                parts = (text[at : at + 8], text[at + 8 : at + 12], f"4{text[at + 13 : at + 16]}", f"{variant}{text[at + 17 : at + 20]}")
+                self._ids.append("-".join((*parts, text[at + 20 : at + 32])).encode())
+        return self._ids.pop()
 
 
 class Dispatch:
@@ -77,34 +76,36 @@ class Dispatch:
         self._die = random.Random(os.urandom(16))  # noqa: S311  (a coin between two versions, not a secret)
 
     def open(self, request: Request) -> Sink:
-        target = request.target
-        if target.startswith(_EVENT_PREFIX):
-            return self._open_event(request)
-        if (match := _INVOKE.fullmatch(target)) and request.method == b"POST":
-            return self._open_invoke(request, match)
-        if target == b"/healthz":
-            return _Health(request)
-        if not target.startswith(b"/"):
-            raise Refusal("bad_request", "The request target must be a path that begins with '/'.")
-        return self._forwarder.open(request)
+        raw = request.target
+        target = self._targets.get(raw)
+        if target is None:
+            if raw.startswith(_EVENT_PREFIX):
+                target = self._remember(raw, _event_target(raw))
+            elif match := _INVOKE.fullmatch(raw):
+                target = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
+            elif raw == b"/healthz":
+                return _Health(request)
+            elif not raw.startswith(b"/"):
+                raise Refusal("bad_request", "The request target must be a path that begins with '/'.")
+            else:
+                return self._forwarder.open(request)
+        if target.path:
+            return self._open_event(request, target)
+        return self._open_invoke(request, target) if request.method == b"POST" else self._forwarder.open(request)
 
-    # ---- /function/NAME --------------------------------------------------------------------------------------------------------
-
-    def _open_event(self, request: Request) -> Sink:
-        target = self._targets.get(request.target) or self._parse_target(request.target)
-        reply = self._admitted(request, EventReply, target.namespace, target.function, target.qualifier)
-        reply.meta = self._head(request, target, private=reply.entry.version.config.auth == "token")
-        return reply
-
-    def _parse_target(self, raw: bytes) -> Target:
-        try:
-            target = parse_target(raw.decode("ascii"))
-        except UnicodeDecodeError:
-            raise Refusal("bad_request", "The request target holds bytes that must be percent-encoded.") from None
+    def _remember(self, raw: bytes, target: Target) -> Target:
+        """The same few addresses come again and again; what they mean does not change."""
         if len(self._targets) >= REMEMBERED_TARGETS_MAX:
             self._targets.clear()
         self._targets[raw] = target
         return target
+
+    # ---- /function/NAME --------------------------------------------------------------------------------------------------------
+
+    def _open_event(self, request: Request, target: Target) -> Sink:
+        reply = self._admitted(request, EventReply, target)
+        reply.meta = self._head(request, target, private=reply.entry.version.config.auth == "token")
+        return reply
 
     def _head(self, request: Request, target: Target, private: bool) -> bytes:
         """The head lines of runtime/frames.py. A private function does not see the token that opened its door."""
@@ -123,9 +124,8 @@ class Dispatch:
 
     # ---- POST /api/v1/functions/NAME/invoke ------------------------------------------------------------------------------------
 
-    def _open_invoke(self, request: Request, match: re.Match[bytes]) -> Sink:
-        namespace, function, qualifier = self._invoke_target(match[1].decode("latin-1"), match[2])
-        reply = self._admitted(request, InvokeReply, namespace, function, qualifier)
+    def _open_invoke(self, request: Request, target: Target) -> Sink:
+        reply = self._admitted(request, InvokeReply, target)
         for name, value in request.headers:
             if name == b"x-amz-client-context":
                 reply.meta = _client_context(value)
@@ -133,20 +133,9 @@ class Dispatch:
                 reply.wants_tail = value.lower() == b"tail"
         return reply
 
-    def _invoke_target(self, name: str, query: bytes | None) -> tuple[str, str, str]:
-        namespace, function = split_qualified(name)
-        qualifier = LIVE
-        for pair in (query or b"").decode("latin-1").split("&"):
-            key, _, value = pair.partition("=")
-            if key == "namespace":
-                namespace = checked_name(value or DEFAULT_NAMESPACE, "namespace")
-            elif key == "qualifier":
-                qualifier = checked_name(value, "alias or version")
-        return checked_name(namespace, "namespace"), checked_name(function), qualifier
-
     # ---- both ------------------------------------------------------------------------------------------------------------------
 
-    def _admitted(self, request: Request, door: type[Reply], namespace: str, name: str, qualifier: str) -> Reply:
+    def _admitted(self, request: Request, door: type[Reply], target: Target) -> Reply:
         authorization = given = b""
         for key, value in request.headers:
             if key == b"authorization":
@@ -155,13 +144,13 @@ class Dispatch:
                 given = value
         token = self.catalog.bearer(authorization) if authorization else None
         try:
-            function = self.catalog.function(namespace, name)
+            function = self.catalog.function(target.namespace, target.function)
         except Refusal:
             # Who has no business in a namespace is not told what exists there, except that public functions are public.
             if self.catalog.known and token is None and authorization:
                 raise Refusal("unauthorized", "The token is unknown or was revoked.") from None
             raise
-        version = pick_version(function, qualifier, self._die.random())
+        version = pick_version(function, target.qualifier, self._die.random())
         refusal = admit(version, token, token_was_given=bool(authorization), stopping=self.fleet.stopping)
         if refusal is not None:
             raise refusal
@@ -169,6 +158,27 @@ class Dispatch:
             raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
         call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
         return door(self.fleet, request, self.fleet.entry(function, version), call_id)
+
+
+def _event_target(raw: bytes) -> Target:
+    """/function/…; raises Refusal bad_request or bad_name."""
+    try:
+        return parse_target(raw.decode("ascii"))
+    except UnicodeDecodeError:
+        raise Refusal("bad_request", "The request target holds bytes that must be percent-encoded.") from None
+
+
+def _invoke_target(name: str, query: bytes | None) -> Target:
+    """/api/v1/functions/NAME/invoke; its path is "", which no event's is. Raises Refusal bad_name."""
+    namespace, function = split_qualified(name)
+    qualifier = LIVE
+    for pair in (query or b"").decode("latin-1").split("&"):
+        key, _, value = pair.partition("=")
+        if key == "namespace":
+            namespace = value or DEFAULT_NAMESPACE
+        elif key == "qualifier":
+            qualifier = checked_name(value, "alias or version")
+    return Target(checked_name(namespace, "namespace"), checked_name(function), qualifier, "", "")
 
 
 def _client_context(value: bytes) -> bytes:

@@ -43,6 +43,7 @@ from dayfly.core.model.call import (
 CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
 SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered call per slot
 START_SECONDS_GUESS = 0.005  # until the first start was seen
+LOOK_SECONDS = 0.001  # between two looks at whether calls already on the socket want another instance
 STALL_SECONDS = 0.01  # no answer for this long, with calls behind, is a reason to start one more instance
 STALL_HOLD_SECONDS = 2.0
 SMOOTHING = 0.2  # weight of the newest observation in moving means
@@ -69,7 +70,7 @@ class Pool:
         self._start_asked = 0  # Start effects not yet named by `starting`
         self._blocked = False  # the socket was full: wait for an answer before offering again
         self._room = 0  # how many calls may be offered at once; follows instances and mean
-        self._last_finish_at = 0.0
+        self._last_finish_at = self._look_again_at = 0.0
         self._peaks = Peaks(limits.keep_alive_seconds)
         self._stalled_at = float("-inf")
         self._effects: list[Effect] = []
@@ -80,7 +81,8 @@ class Pool:
         self.last_demand_at = now
         if not self.waiting and len(self.offered) < self._room and not self._blocked:
             self._offer(call)
-            if len(self.offered) > self._free_slots():
+            if now >= self._look_again_at and len(self.offered) > self._free_slots():
+                self._look_again_at = now + LOOK_SECONDS
                 self._start_if_worth_it(now)
             return
         if len(self.waiting) >= self.limits.queue_max:
@@ -266,9 +268,8 @@ class Pool:
         self._retire(min(count, self.idle()))
 
     def __repr__(self) -> str:
-        counts = f"submitted={self.submitted_count} answered={self.answered_count} waiting={len(self.waiting)}"
-        state = f"offered={len(self.offered)} ready={self.ready} starting={self.busy_starting} leaving={self._leaving}"
-        return f"<Pool {counts} {state}{' draining' if self.draining else ''}>"
+        calls = f"submitted={self.submitted_count} answered={self.answered_count} waiting={len(self.waiting)} offered={len(self.offered)}"
+        return f"<Pool {calls} ready={self.ready} starting={self.busy_starting} leaving={self._leaving} draining={self.draining}>"
 
     def _offer(self, call: Call) -> None:
         call.state = OFFERED

@@ -54,6 +54,8 @@ def pick_version(function: Function, qualifier: str, die: float) -> Version:
 
 def pick_weighted(weights: tuple[tuple[int, float], ...], die: float) -> int:
     """A version number by weight; the last one takes what rounding leaves over."""
+    if len(weights) == 1:
+        return weights[0][0]
     for number, weight in weights:
         if die < weight:
             return number
