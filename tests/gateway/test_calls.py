@@ -44,7 +44,8 @@ def test_an_invoke_call_answers_json_and_wraps_function_errors_in_200():
         if call.body == b'"fail"':
             return FakeAnswer(b'{"errorType":"ValueError","errorMessage":"no"}', flags=frames.ERROR)
         assert json.loads(call.meta) == {"custom": {"k": "v"}} or call.meta == b""
-        await call.instance.send(frames.LOG, frames.STDOUT, 20, 0, call.seq, b"", b"hello log\n")
+        await call.instance.send(frames.LOG, frames.STDOUT, 20, 0, call.seq, b"", b"hello log")
+        await call.instance.send(frames.LOG, frames.STDERR, 30, 0, call.seq, b"", b"second")
         return FakeAnswer(b'{"ok":true}')
 
     async def main():
@@ -54,12 +55,12 @@ def test_an_invoke_call_answers_json_and_wraps_function_errors_in_200():
             extra = BEARER + f"x-amz-client-context: {context}\r\nx-amz-log-type: Tail\r\n"
             status, headers, body = await rig.request("POST", "/api/v1/functions/hello/invoke", extra, b"{}")
             assert (status, body) == (200, b'{"ok":true}')
-            assert base64.b64decode(headers["x-amz-log-result"]) == b"hello log\n"
+            assert base64.b64decode(headers["x-amz-log-result"]) == b"hello log\nsecond\n"
             assert headers["x-amz-executed-version"] == "1"
             status, headers, body = await rig.request("POST", "/api/v1/functions/hello/invoke?qualifier=live", BEARER, b'"fail"')
             assert (status, headers["x-amz-function-error"]) == (200, "Unhandled")
             assert json.loads(body)["errorType"] == "ValueError"
-            assert [record.text for record in rig.ledger.take_logs(10)[0]] == ["hello log\n"]
+            assert [record.text for record in rig.ledger.take_logs(10)[0]] == ["hello log", "second"]
 
     run(main())
 
@@ -421,5 +422,14 @@ def test_a_version_that_nobody_calls_gives_its_sockets_back_and_can_be_called_ag
                 assert (await rig.request("GET", "/function/hello"))[0] == 200
                 await until(lambda: not rig.fleet._entries and not rig.fleet._leaving)
             assert len(rig.behaviour.instances) == 2
+
+    run(main())
+
+
+def test_what_is_not_allowed_says_what_is():
+    async def main():
+        async with gateway() as rig:
+            status, headers, _ = await rig.request("POST", "/healthz", body=b"x")
+            assert (status, headers["allow"]) == (405, "GET, HEAD")
 
     run(main())

@@ -199,7 +199,7 @@ class _Health:
     def __init__(self, request: Request) -> None:
         self._request = request
         if request.method not in (b"GET", b"HEAD"):
-            raise Refusal("method_not_allowed", "Use GET.")
+            raise Refusal("method_not_allowed", "Use GET.", extra={"allow": "GET, HEAD"})
 
     def body(self, chunk: bytes) -> None:
         """Nothing to do with it."""

@@ -12,6 +12,7 @@ import msgspec
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
 
+ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -162,7 +163,7 @@ def refusal_answer(refusal: Refusal, call_id: str = "") -> tuple[int, bytes, byt
     if kind.code == "unauthorized":
         lines += b'www-authenticate: Bearer realm="dayfly"\r\n'
     elif kind.code == "method_not_allowed":
-        lines += b"allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+        lines += b"allow: %b\r\n" % str(refusal.extra.get("allow", ALLOWED)).encode()
     return kind.status, lines, msgspec.json.encode(refusal.body(call_id))
 
 

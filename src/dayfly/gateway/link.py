@@ -16,6 +16,7 @@ from dayfly.core.model.records import GatewayStatistics
 from dayfly.core.wire.link import (
     LENGTH_BYTES,
     MESSAGE_BYTES_MAX,
+    Applied,
     FunctionChanged,
     FunctionRemoved,
     Hello,
@@ -108,6 +109,8 @@ class Link:
             self._catalog.set_tokens(message.revision, message.tokens)
         else:
             self._prove(message)
+            return
+        self._say(Applied(self._catalog.revision))
 
     def known(self) -> set[tuple[str, str, int]]:
         """Keys of all versions the catalog lists."""

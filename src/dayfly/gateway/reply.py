@@ -146,7 +146,8 @@ class Reply:
     def printed(self, data: bytes) -> None:
         self.log_lines += 1
         if self.wants_tail:
-            self.tail = (self.tail + data)[-LOG_TAIL_BYTES:]
+            line_end = b"" if data.endswith(b"\n") else b"\n"  # LOG frames hold whole lines, without the last line end
+            self.tail = (self.tail + data + line_end)[-LOG_TAIL_BYTES:]
 
     def died(self, text: str) -> None:
         """Why the instance that ran this call ended; `refused` with function_crashed follows."""

@@ -232,8 +232,8 @@ def _encoded(text: str) -> bytes:
 def _status(value: object) -> int:
     if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 100 <= value <= 599:
-        raise bad_answer(f"statusCode must be a number from 100 to 599, not {str(value)[:40]!r}.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 200 <= value <= 599:
+        raise bad_answer(f"statusCode must be a number from 200 to 599, not {str(value)[:40]!r}.")
     return value
 
 
