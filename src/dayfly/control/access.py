@@ -42,11 +42,13 @@ class Access:
                 checked_name(namespace, "namespace")
         token, text = new_token(checked_name(name, "token"), namespaces, verbs)
         self._catalog.set_tokens(await self._store(_add_token, token))
+        await self._catalog.wait_applied()
         return token, text
 
     async def drop_token(self, token_id: str) -> None:
         """Remove a token; the last one that may administer everything stays."""
         self._catalog.set_tokens(await self._store(_drop_token, token_id))
+        await self._catalog.wait_applied()
 
     async def namespaces(self) -> list[str]:
         """All of them, sorted."""
@@ -75,6 +77,7 @@ class Access:
             changed = await self._store(self._put, namespace, name, value)
             for function in changed:
                 self._catalog.put(function)
+        await self._catalog.wait_applied()
 
     async def drop_secret(self, namespace: str, name: str) -> None:
         """Remove a secret that no version in use asks for."""

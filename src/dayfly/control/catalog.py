@@ -4,6 +4,7 @@ Filled from the store at start and after every committed change; whoever changes
 right after its transaction. Listeners (control/link.py) get each change once, in order. Never reads the store by itself.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from dayfly.core.wire.link import FunctionChanged, FunctionRemoved, Snapshot, To
 from dayfly.store import access, functions
 
 Listener = Callable[[ToGateway], None]
+APPLIED_SECONDS_MAX = 2.0
 
 
 class Catalog:
@@ -24,7 +26,9 @@ class Catalog:
         self.revision = 0
         self.functions: dict[tuple[str, str], Function] = {}
         self.tokens: dict[str, Token] = {}
-        self._listeners: set[Listener] = set()
+        self._listeners: dict[Listener, int] = {}  # the revision each has confirmed
+        self._late: set[Listener] = set()  # those that confirmed too late the last time
+        self._confirmed = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Catalog revision {self.revision}: {len(self.functions)} functions, {len(self._listeners)} listeners>"
@@ -54,12 +58,37 @@ class Catalog:
 
     def listen(self, listener: Listener) -> Snapshot:
         """The whole state, after which `listener` gets every change."""
-        self._listeners.add(listener)
+        self._listeners[listener] = -1
         whole = Whole(revision=self.revision, functions=tuple(self.functions.values()), tokens=tuple(self.tokens.values()))
         return Snapshot(whole)
 
     def unlisten(self, listener: Listener) -> None:
-        self._listeners.discard(listener)
+        self._listeners.pop(listener, None)
+        self._late.discard(listener)
+        self._confirmed.set()
+
+    def applied(self, listener: Listener, revision: int) -> None:
+        """A gateway says that it decides by this revision."""
+        if listener in self._listeners:
+            self._listeners[listener] = revision
+            self._late.discard(listener)
+            self._confirmed.set()
+
+    async def wait_applied(self) -> None:
+        """Until every gateway decides by the present state, so that what a caller was told holds for its next call at any of them.
+
+        A gateway that hangs is waited for once, for two seconds, and then not again before it answers."""
+        wanted = self.revision
+        try:
+            async with asyncio.timeout(APPLIED_SECONDS_MAX):
+                while self._behind(wanted):
+                    self._confirmed.clear()
+                    await self._confirmed.wait()
+        except TimeoutError:
+            self._late |= self._behind(wanted)
+
+    def _behind(self, revision: int) -> set[Listener]:
+        return {listener for listener, known in self._listeners.items() if known < revision} - self._late
 
     def _tell(self, change: ToGateway) -> None:
         for listener in tuple(self._listeners):

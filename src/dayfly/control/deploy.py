@@ -116,6 +116,7 @@ class Deployer:
             clock.stage("activate", f"version {number}")
             function = await self._store(activate, version, self._vault, self._settings.versions_kept)
             self._catalog.put(function)
+        await self._catalog.wait_applied()
         log.info("deployed", function=order.name, namespace=order.namespace, version=number)
         return _deployed(order, number, clock, proved=proved)
 

@@ -90,11 +90,13 @@ class Functions:
             if not await self._store(functions.drop_function, namespace, name):
                 raise _unknown(name)
             self._catalog.remove(namespace, name)
+        await self._catalog.wait_applied()
 
     async def _change(self, namespace: str, name: str, change: Callable[[sa.Connection], Alias]) -> Alias:
         async with self._deployer.changing(namespace, name):
             alias, function = await self._store(self._changed, namespace, name, change)
             self._catalog.put(function)
+        await self._catalog.wait_applied()
         return alias
 
     def _changed(self, tx: sa.Connection, namespace: str, name: str, change: Callable[[sa.Connection], Alias]) -> tuple[Alias, Function]:

@@ -1,7 +1,7 @@
 """The Unix socket where gateways get the catalog and leave usage, logs and statistics (core/wire/link.py).
 
 One reader and one writer task per gateway. What a gateway is to be told stands in a bounded queue: one that does not read is
-dropped and gets a new snapshot when it comes back, so nobody waits for the slowest. Batches are acknowledged by nothing: what
+dropped and gets a new snapshot when it comes back. Changes of the catalog are confirmed; batches are acknowledged by nothing: what
 was on its way when either side was killed is lost, once.
 """
 
@@ -183,6 +183,8 @@ class LinkServer:
                 self._logs.add(message.records, message.dropped)
             case link.Statistics():
                 self._sums.put(peer.key, message.statistics)
+            case link.Applied(revision):
+                self._catalog.applied(peer.tell, revision)
             case link.Proved():
                 proof = peer.proofs.get(message.request)
                 if proof is not None and not proof.done():

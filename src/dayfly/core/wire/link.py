@@ -1,6 +1,7 @@
 """Messages between control and a gateway: MessagePack, each behind a 4-byte big-endian length, on a Unix stream socket.
 
-Control listens at RUN/link.sock; a gateway connects, says `Hello`, and gets a `Snapshot`, then changes as they happen.
+Control listens at RUN/link.sock; a gateway connects, says `Hello`, and gets a `Snapshot`, then changes as they happen, each
+of which it confirms with `Applied`.
 When the link breaks the gateway keeps its last catalog and connects again.
 """
 
@@ -64,6 +65,12 @@ class Proved(msgspec.Struct, frozen=True, tag="proved"):
     missing: tuple[str, ...] = ()  # isolation that could not be had here
 
 
+class Applied(msgspec.Struct, frozen=True, tag="applied"):
+    """A gateway decides by this revision of the catalog from now on. Whoever made the change is answered only after that."""
+
+    revision: int
+
+
 class Usage(msgspec.Struct, frozen=True, tag="usage"):
     """Answered calls. `dropped` counts records lost because the buffer was full while control was away."""
 
@@ -81,7 +88,7 @@ class Statistics(msgspec.Struct, frozen=True, tag="statistics"):
 
 
 ToGateway = Snapshot | FunctionChanged | FunctionRemoved | TokensChanged | Prove
-ToControl = Hello | Proved | Usage | Logs | Statistics
+ToControl = Hello | Proved | Applied | Usage | Logs | Statistics
 
 _encoder = msgspec.msgpack.Encoder()
 _to_gateway: msgspec.msgpack.Decoder[ToGateway] = msgspec.msgpack.Decoder(ToGateway)
