@@ -91,7 +91,9 @@ class Dispatch:
                 return self._forwarder.open(request)
         if target.path:
             return self._open_event(request, target)
-        return self._open_invoke(request, target) if request.method == b"POST" else self._forwarder.open(request)
+        if request.method != b"POST":
+            raise Refusal("method_not_allowed", "A function is invoked with POST.", extra={"allow": "POST"})
+        return self._open_invoke(request, target)
 
     def _remember(self, raw: bytes, target: Target) -> Target:
         """The same few addresses come again and again; what they mean does not change."""
