@@ -117,6 +117,8 @@ def test_a_version_that_cannot_be_started_here_is_the_platforms_fault() -> None:
         (HELLO, {"namespace": "nowhere"}, "not_found", "no namespace"),
         ({"a.py": "", "b.py": ""}, {}, "bad_config", "handler"),
         ({"requirements.txt": "-r /etc/passwd", **HELLO}, {}, "bad_config", "requirements.txt:1"),
+        ({"requirements.txt": "-i http://10.0.0.1/\nidna", **HELLO}, {}, "bad_config", "the platform's administrator"),
+        ({"pyproject.toml": '[project]\ndependencies = ["a @ http://10.0.0.1/a"]', **HELLO}, {}, "bad_config", "administrator"),
         ({"pyproject.toml": "[project]\ndependencies = 5", **HELLO}, {}, "bad_config", "list"),
         ({}, {}, "bad_bundle", "no file"),
     ],

@@ -132,15 +132,15 @@ def test_requirements_are_canonical_whatever_their_order_comments_and_line_ends(
 
 
 def test_hashes_stay_with_their_requirement() -> None:
-    text = "a==1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n--index-url https://pypi.org/simple\n"
-    assert requirements.canonical(text) == "--index-url https://pypi.org/simple\na==1 --hash=sha256:00 --hash=sha256:11\n"
+    text = "a==1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n--only-binary :all:\n"
+    assert requirements.canonical(text) == "--only-binary :all:\na==1 --hash=sha256:00 --hash=sha256:11\n"
 
 
 @pytest.mark.parametrize(
     "line",
     ["-r other.txt", "-c x", "-e .", "--editable .", "--find-links /etc", "-f x", ".", "./pkg", "/etc/passwd", "~/x", "../x",
-     "file:///etc/passwd", "a @ file:///x", "a @ ./x", "x.whl", "pkg.tar.gz", "git+ssh://x/y", "git+https://x/y", "--no-binary :all:",
-     "--index-url file:///x", "=1", "a\x00b"],
+     "file:///etc/passwd", "a @ file:///x", "a @ ./x", "x.whl", "pkg.tar.gz", "--no-binary :all:",
+     "=1", "a\x00b", "a b", "a==1 b==2", "a[x", "a==1 --global-option x", "--pre x", "--require-hashes --pre", "a==${X}", "a/b", "a;x:y"],
 )  # fmt: skip
 def test_what_is_not_from_an_index_is_refused_with_its_line(line: str) -> None:
     with pytest.raises(Refusal) as refusal:
@@ -148,10 +148,61 @@ def test_what_is_not_from_an_index_is_refused_with_its_line(line: str) -> None:
     assert refusal.value.kind.code == "bad_config" and "requirements.txt:2" in refusal.value.detail
 
 
+HOST = "10.0.0.1:8500"
+CONNECTIONS = [
+    f"-i http://{HOST}/", f"-ihttp://{HOST}/", f"--index-url http://{HOST}/", f"--index-url=http://{HOST}/", f"--extra-index-url http://{HOST}/",
+    f"--find-links http://{HOST}/", f"-f http://{HOST}/", f"--trusted-host {HOST}", f"--index http://{HOST}/", f"--default-index=http://{HOST}/",
+    "--index-url file:///x", "--no-index", f"--proxy {HOST}", f"a @ http://{HOST}/a.whl", f"a@https://{HOST}/a.whl", f"a[b] @ HTTPS://{HOST}/a",
+    f"https://{HOST}/a.whl", f"http://{HOST}/a.tar.gz", f"git+ssh://{HOST}/y", f"git+https://{HOST}/y", f"a @ git+https://{HOST}/y@main",
+    f"a @ //{HOST}/a", f"//{HOST}/a", "git+git@x:y", "a @ ${URL}", f"a==1 --index-url http://{HOST}/", f"--pre --index-url http://{HOST}/",
+    f"--only-binary :all: -i http://{HOST}/", f"a==1 \\\n -i http://{HOST}/", f"a; python_version > '3' --index-url http://{HOST}/",
+    f"a==1 --hash=sha256:00 -i http://{HOST}/", f"a==1 --hash=http://{HOST}/", f"a\x0b-i http://{HOST}/", f"a\u2028--index-url http://{HOST}/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", CONNECTIONS)
+def test_no_line_says_where_the_installer_connects_to(line: str) -> None:
+    """Builds have the host's network: an index or URL of a user's choice would reach what only this machine may reach."""
+    with pytest.raises(Refusal) as refusal:
+        requirements.canonical(f"idna==3\n{line}\n")
+    assert refusal.value.kind.code == "bad_config" and "requirements.txt:" in refusal.value.detail
+    assert HOST not in refusal.value.detail, "an address may hold a password"
+    if not line.startswith("-"):
+        with pytest.raises(Refusal):
+            requirements.from_pyproject({"project": {"dependencies": [line]}})
+
+
+@pytest.mark.parametrize("line", [f"--index-url http://{HOST}/", f"--find-links=http://{HOST}/", f"a @ https://{HOST}/a.whl"])
+def test_who_names_an_index_is_told_where_it_is_set(line: str) -> None:
+    with pytest.raises(Refusal, match=r"the platform's administrator sets \(UV_DEFAULT_INDEX and the like"):
+        requirements.canonical(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a", "a.b_c-d", "a==1.0.post1+local", "a>=1,<2", "a >= 1 , < 2", "a (>=1)", "a (>=1, !=1.5.*)", "a[x]", "a[x,y-z] ~=1.4", "a===1!2.0",
+     "a; python_version < '3.12'", 'a>=2 ; (sys_platform == "linux" or os_name != "nt") and extra == "x"',
+     "a==1 --hash=sha256:00ff --hash sha512:AA",
+     "a==1; python_version>='3' --hash=sha256:00"],
+)  # fmt: skip
+def test_what_people_write_passes_as_it_is(line: str) -> None:
+    assert requirements.canonical(line + "\n") == line + "\n"
+
+
+@given(st.text(alphabet="a1-.= @:/[];$\\\"'#\r\n\u2028fi", max_size=40))
+def test_whatever_passes_holds_no_address_and_one_requirement_a_line(text: str) -> None:
+    try:
+        passed = requirements.canonical(text)
+    except Refusal:
+        return
+    assert not set("@/$#\\\r\u2028") & set(passed)
+    assert all(line[0].isalnum() and "--" not in line for line in passed.splitlines())
+
+
 def test_pyproject_dependencies_are_the_same_text() -> None:
     assert requirements.from_pyproject({"project": {"dependencies": ["b==2", "a>=1"]}}) == "a>=1\nb==2\n"
     assert requirements.from_pyproject({}) == ""
-    for bad in ("x", [1], ["-r x"], ["a\n-r x"]):
+    for bad in ("x", [1], ["-r x"], ["a\n-r x"], ["a\r--pre"]):
         with pytest.raises(Refusal):
             requirements.from_pyproject({"project": {"dependencies": bad}})
 
