@@ -64,7 +64,8 @@ def test_the_first_start_shows_the_token_once_and_stores_it(machine):
     assert said["token"].startswith("dfy_")
     assert not (machine.data / "control/admin-token").exists()
     stored = json.loads((machine.base / "config/credentials.json").read_text())
-    assert stored["platforms"][said["url"]]["token"] == said["token"]
+    assert stored["platforms"][said["url"]]["data"] == str(machine.data)
+    assert stored["tokens"][str(machine.data)] == said["token"]
     assert machine("ls", "--json").returncode == 0
     assert said["token"] not in machine.log()
     assert machine("down").returncode == 0
@@ -154,6 +155,21 @@ def test_a_user_that_does_not_exist_is_refused(machine):
 def test_down_where_nothing_runs_is_no_error(machine):
     assert machine("down").returncode == 0
     assert not machine.data.exists()
+
+
+def test_status_and_down_without_a_directory_mean_the_platform_that_was_started_last(machine):
+    """`ls` talks to it, so `status` and `down` must not look elsewhere; and they say where they look."""
+    assert machine("up", "-d", "--run", str(machine.base / "run-elsewhere")).returncode == 0, machine.log()
+    del machine.environment["DAYFLY_DATA"]
+    machine.environment["XDG_DATA_HOME"] = str(machine.base / "empty")
+    found = machine("status")
+    assert found.returncode == 0
+    assert f"data {machine.data}" in found.stdout
+    assert f"at {machine.data}" in found.stderr
+    assert machine.status()["running"]
+    assert machine("status", "--data", str(machine.base / "other")).returncode == 3, "a directory that is named is meant"
+    assert machine("down").stdout == "ended\n"
+    assert machine("status").returncode == 3
 
 
 def test_the_doctor_looks_without_a_platform(machine):

@@ -31,21 +31,39 @@ def up(session: Session, given: dict[str, str], detach: bool, config: str) -> No
 
 
 def _settings(given: dict[str, str], config: str) -> Any:
+    return _resolved(given, config).settings
+
+
+def _resolved(given: dict[str, str], config: str, *, warn: bool = True) -> Any:
     import os
 
     from dayfly.cli.settings import resolve
 
     resolved = resolve(given, os.environ, config=config)
-    for name in resolved.unknown:
+    for name in resolved.unknown if warn else ():
         output.warn(f"{name} is no setting; docs/configuration.md lists them.")
-    return resolved.settings
+    return resolved
 
 
-def _here(data: str, run: str, config: str) -> tuple[Any, Any]:
-    """(settings, layout) of the platform that these words mean."""
+def _here(session: Session, data: str, run: str, config: str) -> tuple[Any, Any]:
+    """(settings, layout) of the platform that these words mean: when nothing names a directory and none runs at the default one,
+    the platform that the other commands talk to, which is the one started last."""
+    from dayfly.cli import running
     from dayfly.cli.directories import locate
 
-    settings = _settings({key: value for key, value in (("data", data), ("run", run)) if value}, config)
+    resolved = _resolved({key: value for key, value in (("data", data), ("run", run)) if value}, config)
+    settings = resolved.settings
+    layout = locate(settings)
+    if resolved.sources.keys() & {"data", "run"} or running.holder(layout):
+        return settings, layout
+    try:
+        known = session.profile
+    except Failure:  # no address, or damaged credentials: those are not needed here
+        return settings, layout
+    if known.data and known.data != layout.data:
+        if not session.json:
+            output.message(f"nothing runs at {layout.data}; this is {known.url}, started last, at {known.data}")
+        settings = _resolved({"data": known.data} | ({"run": known.run} if known.run else {}), config, warn=False).settings
     return settings, locate(settings)
 
 
@@ -56,7 +74,7 @@ def down(session: Session, data: str, run: str, config: str) -> None:
     """End the platform and wait until it is gone; clean up after one that was killed."""
     from dayfly.cli import running
 
-    settings, layout = _here(data, run, config)
+    settings, layout = _here(session, data, run, config)
     pid = running.holder(layout)
     in_order = True
     if pid > 0:
@@ -79,7 +97,7 @@ def status(session: Session, data: str, run: str, config: str) -> None:
     """Show whether the platform runs here: roles, pids, uptime, memory, address. Exit code 3 when it does not."""
     from dayfly.cli import directories, running
 
-    _, layout = _here(data, run, config)
+    _, layout = _here(session, data, run, config)
     pid = running.holder(layout)
     if not pid:
         if session.json:
@@ -121,7 +139,7 @@ def doctor(session: Session, data: str, run: str, config: str) -> None:
     """Look at this machine: isolation, port, disk, limits, versions. Exit code 5 when something Dayfly needs is missing."""
     from dayfly.cli import machine, running
 
-    settings, layout = _here(data, run, config)
+    settings, layout = _here(session, data, run, config)
     ours = False
     port = settings.port
     if running.holder(layout) > 0:

@@ -1,7 +1,9 @@
 """Which platform a command talks to and as whom: flags, then environment, then what `dayfly up` stored.
 
-credentials.json (mode 0600, in DAYFLY_CONFIG_DIR or ~/.config/dayfly) holds one entry per platform address, and which one
-`dayfly up` started last. It holds tokens: it is replaced atomically, never widened, and never printed.
+credentials.json (mode 0600, in DAYFLY_CONFIG_DIR or ~/.config/dayfly) holds a token per data directory, which directories last
+answered at which address, and the address that `dayfly up` started last. An address may serve one directory today and another
+tomorrow, and a directory's admin token is shown only once: so tokens belong to directories. The file is replaced atomically, never
+widened, and never printed.
 """
 
 import json
@@ -41,7 +43,9 @@ def checked_url(url: str) -> str:
 
 
 def load() -> dict[str, Any]:
-    """The store; {"current": "", "platforms": {}} when there is none. A damaged file is an error, not an empty store."""
+    """The store: {"current": URL, "platforms": {URL: {"data", "run"}}, "tokens": {DATA: TOKEN}}, empty when there is none.
+
+    An entry may hold a "token" of its own: one written by hand for a platform elsewhere. A damaged file is an error, not an empty store."""
     path = config_dir() / CREDENTIALS
     try:
         stored = json.loads(path.read_text())
@@ -49,10 +53,19 @@ def load() -> dict[str, Any]:
         stored = {}
     except (OSError, ValueError) as error:
         raise Failure(f"{path} cannot be read: {error}.", "Correct or delete that file.", exit_code=EXIT_PLATFORM) from error
-    if not isinstance(stored, dict) or not isinstance(stored.setdefault("platforms", {}), dict):
+    if not isinstance(stored, dict) or not all(isinstance(stored.setdefault(key, {}), dict) for key in ("platforms", "tokens")):
         raise Failure(f"{path} is damaged.", "Delete that file and set DAYFLY_TOKEN.", exit_code=EXIT_PLATFORM)
     stored.setdefault("current", "")
+    _migrate(stored)
     return stored
+
+
+def _migrate(stored: dict[str, Any]) -> None:
+    """Once the token stood in the entry of the address, where the next directory at that address replaced it."""
+    entries = sorted(stored["platforms"].items(), key=lambda item: item[0] == stored["current"])  # the one in use last: it wins
+    for _, entry in entries:
+        if isinstance(entry, dict) and entry.get("data") and entry.get("token"):
+            stored["tokens"][entry["data"]] = entry.pop("token")
 
 
 def save(stored: dict[str, Any]) -> Path:
@@ -75,33 +88,31 @@ def save(stored: dict[str, Any]) -> Path:
     return path
 
 
-def remember(url: str, data: str, token: str) -> bool:
-    """Note that a platform with this data directory now answers at `url`; `token` is "" on later starts.
+def remember(url: str, data: str, token: str, *, run: str = "") -> bool:
+    """Note that the platform with this data directory now answers at `url`; `token` is "" on later starts.
 
-    Its token is found again by data directory when the address changed. Returns whether a token is known."""
+    Returns whether a token of that directory is known. Tokens of other directories stay, whatever their addresses."""
     stored = load()
-    platforms = stored["platforms"]
-    if not token:
-        token = next((str(p.get("token", "")) for p in platforms.values() if isinstance(p, dict) and p.get("data") == data), "")
     if token:
-        platforms[url] = {"token": token, "data": data}
-    elif isinstance(platforms.get(url), dict) and platforms[url].get("data") != data:
-        del platforms[url]  # another platform's token would only be refused here
+        stored["tokens"][data] = token
+    stored["platforms"][url] = {"data": data, "run": run}
     stored["current"] = url
     save(stored)
-    return bool(token)
+    return bool(stored["tokens"].get(data))
 
 
 class Profile:
-    """Address, token and namespace of one command."""
+    """Address, token and namespace of one command; data and run directory when it is a platform that was started here, else ""."""
 
     def __init__(self, url: str = "", token: str = "", namespace: str = "") -> None:
         given = url or os.environ.get("DAYFLY_URL", "")
         everything = given and (token or os.environ.get("DAYFLY_TOKEN"))
-        stored: dict[str, Any] = {"platforms": {}, "current": ""} if everything else load()
+        stored: dict[str, Any] = {"platforms": {}, "current": "", "tokens": {}} if everything else load()
         self.url = checked_url(given or stored["current"] or DEFAULT_URL)
         entry = stored["platforms"].get(self.url)
-        known = str(entry.get("token", "")) if isinstance(entry, dict) else ""
+        entry = entry if isinstance(entry, dict) else {}
+        self.data, self.run = str(entry.get("data", "")), str(entry.get("run", ""))
+        known = str(entry.get("token") or stored["tokens"].get(self.data, ""))
         self.token = token or os.environ.get("DAYFLY_TOKEN", "") or known
         self.namespace = namespace or os.environ.get("DAYFLY_NAMESPACE", "") or "default"
 

@@ -191,7 +191,7 @@ def announce(prepared: Prepared, fd: int, child: int, *, as_json: bool) -> None:
     token = take_first_token(prepared.layout)
     warning = ""
     try:
-        known = profile.remember(prepared.url, prepared.layout.data, token)
+        known = profile.remember(prepared.url, prepared.layout.data, token, run=prepared.layout.run)
     except Failure as problem:
         known, warning = bool(token), f"{problem.what} {problem.hint}"
     missing = missing_walls(prepared.url) if known and not warning else []
