@@ -5,6 +5,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,8 @@ def zygotes(platform: Platform) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def ran_twice(platform: Platform) -> dict[str, int]:
@@ -167,10 +166,8 @@ def in_background(call: Callable[[], Answer]) -> tuple[threading.Thread, list[An
     said: list[Answer] = []
 
     def run() -> None:
-        try:
+        with suppress(OSError):  # the connection failed: that is what some tests are about
             said.append(call())
-        except OSError:
-            pass  # the connection failed: that is what some tests are about
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -222,6 +219,6 @@ def test_a_killed_supervisor_takes_everything_along_and_the_next_up_works(new_pl
     platform.process.wait(10)
     platform.process.stdout.close()
     leaks.strays()  # collects the orphans, whose parent we are
-    assert not [line for line in leaks.mounts_below(platform.folder)]
+    assert not leaks.mounts_below(platform.folder)
     platform.start()
     assert platform.invoke("says", {"sent": ""}).json()["version"] == 1

@@ -218,6 +218,11 @@ class Channel:
                 found.append(seq)
         return found
 
+    def latest(self) -> int:
+        """Sequence number of the call that this instance, serving one at a time, began last; 0 before the first."""
+        seq, _ = frames.SLOT.unpack_from(self._progress, frames.LATEST * frames.SLOT.size) if self._progress is not None else (0, 0)
+        return int(seq)
+
     def cancel(self, seq: int) -> None:
         """Tell the instance that the caller of this streamed answer has left."""
         if self._socket is not None:

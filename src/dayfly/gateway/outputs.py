@@ -42,11 +42,12 @@ class Outputs:
         self._write(channel, (call_id, stream, min(frame.status, LEVEL_MAX)), frame.body)
 
     def raw(self, channel: Channel, data: bytes) -> None:
-        """Bytes from the output pipe; with one call at a time they belong to the one that runs."""
+        """Bytes from the output pipe; with one call at a time they belong to the one that began last. It may be over by now, but what it
+        wrote before its answer mostly arrives before that, so its call is still here."""
         entry: Entry = channel.entry
         call_id = ""
         if entry.pool.limits.concurrency == 1:
-            call = next((entry.pool.offered[seq] for seq in channel.running(1) if seq in entry.pool.offered), None)
+            call = entry.pool.offered.get(channel.latest())
             if call is not None:
                 call_id = call.reply.call_id.decode()
                 call.reply.printed(data)

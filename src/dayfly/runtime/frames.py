@@ -59,7 +59,8 @@ CANCEL = 2  # the caller of this sequence number has left: stop its stream
 
 SLOT = Struct("<QQ")  # progress slot: sequence number (0 = free), start of the call
 PROGRESS_BYTES = 4096
-SLOTS_MAX = PROGRESS_BYTES // SLOT.size - 1  # 255; the last slot is spare
+SLOTS_MAX = PROGRESS_BYTES // SLOT.size - 1  # 255
+LATEST = SLOTS_MAX  # the last slot: the call begun last, left there when it is over, to tell whose the output in the pipe is
 
 INLINE_BYTES_MAX = 64 * 1024  # a larger request body travels as a memfd
 MESSAGE_BYTES_MAX = INLINE_BYTES_MAX + 128 * 1024  # what a receiver must be ready to take: head + inline body

@@ -10,7 +10,7 @@ import os
 from time import monotonic_ns
 from types import GeneratorType
 
-from dayfly.runtime.frames import ANSWER, RESULT
+from dayfly.runtime.frames import ANSWER, LATEST, RESULT
 from dayfly.runtime.inbox import Call, Inbox, Leave
 from dayfly.runtime.instance import EXIT_INTERRUPTED, Instance
 from dayfly.runtime.stream import Stream
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 IDLE = (0, "")
+LATEST_AT = 2 * LATEST  # in the page as a row of 64-bit words
 PLAIN = frozenset((dict, str, list, int, float, bool, type(None), bytes, tuple))  # results that are certainly no stream
 _pack = ANSWER.pack
 
@@ -50,6 +51,7 @@ def run_one(instance: Instance, handler: "Callable[..., Any]", call: Call) -> No
     slots, scope = instance.slots, instance.scope
     scope.call = (call.seq, call.id)
     slots[1] = call.began
+    slots[LATEST_AT] = call.seq
     slots[0] = call.seq  # from here on the call may have run
     _run(instance, handler, call)
     slots[0] = 0
