@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dayfly.core.wire import node as wire
-from dayfly.node import build
+from dayfly.node import build, leftovers
 from tests.node.handlers import LOOK
 from tests.node.rig import SECONDS_MAX, Client, Rig
 
@@ -75,6 +75,9 @@ def test_requirements_cannot_read_the_host(rig: Rig, client: Client) -> None:
     answer, said = built(rig, client, f"-r {secret}\n", "c" * 64)
     assert not answer.ok
     assert "secret.txt" in said
+    if rig.uid == 0:
+        left = os.listdir(Path(rig.layout.builds, "c" * 64))
+        assert left == ["requirements.txt"], "files of the installer's uid, which control could not remove"
 
 
 def test_source_packages_are_not_built(rig: Rig, client: Client) -> None:
@@ -96,6 +99,8 @@ def test_timeout_kills_everything(rig: Rig, client: Client) -> None:
         answer, _said = built(rig, client, f"-i http://127.0.0.1:{port}/simple\nsix\n", "e" * 64, seconds=1.0)
     assert not answer.ok
     assert "timeout" in answer.detail
+    if rig.uid == 0:
+        assert os.listdir(Path(rig.layout.builds, "e" * 64)) == ["requirements.txt"], "also after it was killed"
 
 
 @pytest.mark.parametrize("layer", ["f" * 64, "9" * 64])
@@ -114,6 +119,26 @@ def test_missing_or_linked_folder(rig: Rig, client: Client, layer: str) -> None:
     assert isinstance(answer, wire.Built)
     assert not answer.ok
     assert [entry.name for entry in elsewhere.iterdir()] == ["requirements.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")
+def test_at_its_start_the_node_removes_builds_that_the_last_one_did_not_end(tmp_path: Path) -> None:
+    """A folder that control has just prepared, a result that was handed over, and whatever is no build's stay."""
+    control, installer = 1001, 64021
+    dead, prepared, handed, odd, linked = (digit * 64 for digit in "abcde")
+    for layer in (dead, prepared, handed, "other"):
+        (tmp_path / layer).mkdir()
+        (tmp_path / layer / "requirements.txt").write_text("x")
+    for layer, name, uid in ((dead, "out", installer), (dead, "cache", installer), (handed, "out", control), ("other", "out", installer)):
+        (tmp_path / layer / name / "deep").mkdir(parents=True)
+        os.chown(tmp_path / layer / name, uid, uid)
+    (tmp_path / odd).write_text("a file")
+    (tmp_path / linked).symlink_to(tmp_path / "other")
+    leftovers.remove(str(tmp_path), linked)
+    assert leftovers.remove_all(str(tmp_path), control) == [dead]
+    assert sorted(os.listdir(tmp_path)) == sorted([prepared, handed, odd, linked, "other"])
+    assert sorted(os.listdir(tmp_path / "other")) == ["out", "requirements.txt"]
+    assert (tmp_path / handed / "out/deep").is_dir()
 
 
 def test_size_is_counted_without_following_links(tmp_path: Path) -> None:

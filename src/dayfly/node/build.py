@@ -22,6 +22,7 @@ import msgspec
 from dayfly.core.model.layout import Layout
 from dayfly.core.wire.node import Build as BuildMessage
 from dayfly.core.wire.node import Built
+from dayfly.node import leftovers
 from dayfly.node.log import log
 from dayfly.node.machine import Machine
 from dayfly.node.nursery import become_child, fork_first
@@ -56,6 +57,7 @@ class Build(msgspec.Struct):
     uid: int
     group: cgroup.Group | None
     timed_out: bool = False
+    failed: str = ""  # why, once it has; from then on `pid` is a child that removes what it left
 
 
 class Builder:
@@ -115,13 +117,35 @@ class Builder:
                 self._kill(build)
 
     def ended(self, build: Build, status: int) -> None:
-        """Reaped: tell, and take everything back."""
+        """Reaped: take everything back, remove what a failed build left, then tell."""
+        if not build.failed:
+            code = os.waitstatus_to_exitcode(status)
+            detail = "" if code == 0 else _explain(build, code)
+            log("info" if code == 0 else "warning", "build_ended", layer=build.layer, code=code, detail=detail)
+            if build.group is not None:
+                self._machine.groups.give_back(build.group)
+                build.group = None
+            if detail and build.uid and self._remove_left(build, detail):
+                return
+            build.failed = detail
         self._running.remove(build)
-        code = os.waitstatus_to_exitcode(status)
-        detail = "" if code == 0 else _explain(build, code)
         self._clear(build)
-        log("info" if code == 0 else "warning", "build_ended", layer=build.layer, code=code, detail=detail)
-        build.tell(Built(build.layer, ok=code == 0, detail=detail))
+        build.tell(Built(build.layer, ok=not build.failed, detail=build.failed))
+
+    def _remove_left(self, build: Build, detail: str) -> bool:
+        """Remove the installer's files, which control may not, in a child: there may be many. Until it ends, the uid is not used again."""
+        try:
+            pid = os.fork()
+        except OSError:
+            return False
+        if pid == 0:
+            try:
+                become_child()
+                leftovers.remove(self._layout.builds, build.layer)
+            finally:
+                os._exit(0)
+        build.pid, build.failed, build.timed_out = pid, detail, True
+        return True
 
     def _kill(self, build: Build) -> None:
         for end in (os.kill, os.killpg):

@@ -24,6 +24,7 @@ from dayfly.core.decide import isolate
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire import node as wire
+from dayfly.node import leftovers
 from dayfly.node.build import Build, Builder
 from dayfly.node.instances import Instances
 from dayfly.node.log import configure, log
@@ -342,6 +343,8 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
     try:
         default = f"python{sys.version_info.major}.{sys.version_info.minor}"
         missing = {name: why for name, why in isolate.walls(node.machine.features).items() if why is not True}
+        if node.started_as_root and (left := leftovers.remove_all(layout.builds, node.platform_uid)):
+            log("info", "builds_removed", layers=left)
         log("warning" if missing else "info", "walls", missing=missing, interpreters=node.machine.interpreters)
         if default in node.machine.interpreters:
             node.instances.warm(default)
