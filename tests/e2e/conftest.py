@@ -44,15 +44,14 @@ def nothing_is_left_behind() -> Iterator[None]:
     """Processes, control groups, mounts, namespaces, interfaces and files of every platform of this session are gone at its end."""
     leaks.adopt_orphans()
     made: list[Path] = []
-    before = (leaks.namespaces(), leaks.links())
+    before = leaks.named_after_us()
     Platform.made = made
     yield
     left = [f"process {text}" for text in leaks.strays()]
     for folder in made:
         left += leaks.wait_gone(folder)
         left += [f"file {folder}"] if folder.exists() else []
-    left += [f"network namespace {name}" for name in leaks.namespaces() - before[0]]
-    left += [f"interface {name}" for name in leaks.links() - before[1]]
+    left += [f"network {name}" for name in leaks.named_after_us() - before]
     assert not left, "left behind:\n" + "\n".join(left)
 
 

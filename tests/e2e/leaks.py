@@ -64,15 +64,10 @@ def mounts_below(folder: Path) -> list[str]:
     return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line]
 
 
-def namespaces() -> set[str]:
-    """Network namespaces that somebody gave a name or a mount."""
-    named = {line.split()[3] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - nsfs " in line}
-    return named | {str(path) for path in Path("/run/netns").glob("*")}
-
-
-def links() -> set[str]:
-    """Network interfaces of this machine."""
-    return {path.name for path in Path("/sys/class/net").iterdir()}
+def named_after_us() -> set[str]:
+    """Network interfaces and named network namespaces that carry the platform's name: it should never make one outside of a sandbox."""
+    found = [*Path("/sys/class/net").iterdir(), *Path("/run/netns").glob("*")]
+    return {str(path) for path in found if path.name.startswith("dayfly")}
 
 
 def left_of(folder: Path) -> list[str]:

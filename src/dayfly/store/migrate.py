@@ -5,7 +5,9 @@ proves that the migrations lead to the same schema. An older file is migrated st
 transaction. A file written by a newer release is refused before anything is changed.
 """
 
+import sqlite3
 import uuid
+from contextlib import closing, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,11 +19,13 @@ from dayfly.store.database import Database
 
 REVISIONS: tuple[str, ...] = ("0001",)  # oldest first; each is a file in store/migrations/versions
 HEAD = REVISIONS[-1]
+_WAL_AT, _WAL = 18, 2  # SQLite's file format, 1.3.3: the write version
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def open_database(path: Path, now: float) -> Database:
     """Open (or make) the database at `path` with the newest schema. Raises Refusal data_unusable or storage_full."""
+    refuse_foreign(path)
     database = Database(path)
     try:
         with database.transaction() as tx:
@@ -30,6 +34,20 @@ def open_database(path: Path, now: float) -> Database:
         database.close()
         raise
     return database
+
+
+def refuse_foreign(path: Path) -> None:
+    """Opening a database turns its journal to WAL, which writes to it. Ours has that already (a backup of ours may not); whatever has
+    not is looked at first without touching it. Raises Refusal data_unusable; a damaged file is found out by opening it."""
+    with suppress(OSError, sqlite3.DatabaseError):
+        with path.open("rb") as file:
+            head = file.read(_WAL_AT + 1)
+        if len(head) <= _WAL_AT or head[_WAL_AT] == _WAL:
+            return
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        if names and "alembic_version" not in names:
+            raise Refusal("data_unusable", f"{path} is a database, but not one of Dayfly's.")
 
 
 def prepare(tx: sa.Connection, path: Path, now: float) -> None:
