@@ -64,8 +64,8 @@ class FakeGateway:
                 size = int.from_bytes(await self.reader.readexactly(link.LENGTH_BYTES), "big")
                 message = link.decode_to_gateway(await self.reader.readexactly(size))
                 self._apply(message)
-                if revision := message.catalog.revision if isinstance(message, link.Snapshot) else getattr(message, "revision", 0):
-                    self.send(link.Applied(revision))
+                if not isinstance(message, link.Prove):
+                    self.send(link.Applied(message.catalog.revision if isinstance(message, link.Snapshot) else message.revision))
                 self.told.append(message)
                 self._moved.set()
 

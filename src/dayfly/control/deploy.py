@@ -7,7 +7,7 @@ other; a deploy that was accepted runs to its end also when the client leaves. P
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from dayfly.control.node_client import NodeClient
 from dayfly.control.vault import Vault
 from dayfly.control.worker import Store
 from dayfly.core.decide import retain, rollout
+from dayfly.core.decide.isolate import WALLS
 from dayfly.core.manifest.function import Surroundings, checked_config
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Function, FunctionConfig, Version
@@ -108,7 +109,7 @@ class Deployer:
         async with self.changing(order.namespace, order.name):
             present = await self._store(_same_as_live, order.namespace, order.name, prepared)
             if present is not None:
-                return _deployed(order, present, clock, unchanged=True)
+                return _deployed(order, present, clock, missing=missing_walls(prepared.config, (await self.node.facts()).features))
             await self._build(prepared, clock, held)
             number = await self._store(functions.reserve_number, order.namespace, order.name)
             version = _version(order, prepared, number)
@@ -118,7 +119,7 @@ class Deployer:
             self._catalog.put(function)
         await self._catalog.wait_applied()
         log.info("deployed", function=order.name, namespace=order.namespace, version=number)
-        return _deployed(order, number, clock, proved=proved)
+        return _deployed(order, number, clock, proved=proved, missing=proved.missing)
 
     async def _prepare(self, order: Order) -> tuple[Prepared, bundle.Unpacked]:
         """Unpack into a temporary folder and check everything that can be checked without starting anything."""
@@ -165,7 +166,7 @@ class Deployer:
         error = proved.error
         said = f"{error.get('errorType', 'Error')}: {error.get('errorMessage', 'no message')}"
         if error.get("errorType") == "Sandbox.Failure":
-            raise Refusal("start_failed", f"The new version could not be started. {said}")
+            raise Refusal(str(error.get("code", "start_failed")), f"The new version could not be started. {said}")
         log_tail = proved.log[-LOG_CHARACTERS_MAX:]
         raise Refusal(
             "init_failed",
@@ -248,14 +249,21 @@ def _version(order: Order, prepared: Prepared, number: int) -> Version:
     )
 
 
-def _deployed(order: Order, number: int, clock: _Clock, *, unchanged: bool = False, proved: Proved | None = None) -> Deployed:
+def missing_walls(config: FunctionConfig, features: Mapping[str, bool | str]) -> tuple[str, ...]:
+    """What an instance would lack on this machine, told without starting one."""
+    seen = dict(features) | ({"egress": features.get("egress_internet", True)} if config.egress == "internet" else {})
+    return tuple(f"{wall}: {seen[wall]}" for wall in WALLS if isinstance(seen.get(wall), str))
+
+
+def _deployed(order: Order, number: int, clock: _Clock, *, missing: tuple[str, ...], proved: Proved | None = None) -> Deployed:
+    """The last word. Without `proved` the version was there before."""
     return Deployed(
         version=number,
-        unchanged=unchanged,
+        unchanged=proved is None,
         url=url_of(order.namespace, order.name),
         init_ms=round(proved.init_us / 1000, 3) if proved else None,
         start_ms=round(proved.start_us / 1000, 3) if proved else None,
-        missing=proved.missing if proved else (),
+        missing=missing,
         seconds=clock.stop(),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dayfly.core.model.errors import BY_CODE
 from dayfly.core.wire.node import Exited
 from dayfly.gateway.channel import Channel
 
@@ -44,7 +45,8 @@ def start_death(channel: Channel) -> tuple[dict[str, Any], str]:
     """Why a start came to nothing: (error as callers see it, code)."""
     exit_ = channel.exit
     if isinstance(exit_, Exited) and exit_.reason == "refused":
-        return error_of("Sandbox.Failure", exit_.detail or "The node refused the start."), "start_failed"
+        code = exit_.refusal if exit_.refusal in BY_CODE else "start_failed"
+        return error_of("Sandbox.Failure", exit_.detail or "The node refused the start.") | {"code": code}, code
     if exit_ is None:
         return error_of("Sandbox.Failure", "The node was lost while the instance started."), "start_failed"
     output = channel.tail.decode("utf-8", "replace").strip()

@@ -71,14 +71,16 @@ class Instances:
 
     def start(self, start: Start, given: list[int], tell: Tell) -> Instance | None:
         """Begin a start. Takes over the descriptors `given`. None when it was refused, which `tell` has heard."""
+        code = ""
         try:
             return self._start(start, given, tell)
         except Refusal as refusal:
+            code = refusal.kind.code
             detail = f"{refusal.detail} {refusal.extra.get('missing', '')}".strip()
         except (OSError, ValueError) as error:
             detail = str(error)
         log("warning", "start_refused", instance=start.instance, detail=detail)
-        tell(Exited(start.instance, reason="refused", detail=detail))
+        tell(Exited(start.instance, reason="refused", detail=detail, refusal=code))
         return None
 
     def _start(self, start: Start, given: list[int], tell: Tell) -> Instance:

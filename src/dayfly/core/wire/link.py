@@ -53,7 +53,8 @@ class Prove(msgspec.Struct, frozen=True, tag="prove"):
 
 class Proved(msgspec.Struct, frozen=True, tag="proved"):
     """Answer to `Prove`. On failure `error` is {"errorType", "errorMessage", "stackTrace"} of the user's code, or has
-    errorType "Sandbox.Failure" when the platform could not start it; `log` is what init printed."""
+    errorType "Sandbox.Failure" when the platform could not start it, with "code" (core/model/errors.py) where that is not start_failed;
+    `log` is what init printed."""
 
     request: int
     ok: bool

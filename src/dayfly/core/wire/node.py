@@ -24,7 +24,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     fds 1 and 2), and, when `has_secrets`, a sealed memfd of secrets (see SECRETS in this file)."""
 
     instance: InstanceId
-    tenant: TenantName  # the namespace: zygotes and walls are per tenant where it matters
+    tenant: TenantName  # the namespace; zygotes are shared by all: one per interpreter
     runtime: Runtime
     code: Digest
     layer: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]  # "" = no dependencies
@@ -60,6 +60,7 @@ class Exited(msgspec.Struct, frozen=True, tag="exited"):
     reason: Literal["exit", "signal", "oom", "refused"]  # refused: it never started; `detail` says why
     code: int = 0  # exit status or signal number
     detail: str = ""
+    refusal: str = ""  # why it was refused, as a code of core/model/errors.py; empty: start_failed
     cpu_us: int = 0
     memory_peak_bytes: int = 0
 
