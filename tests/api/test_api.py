@@ -322,6 +322,22 @@ def test_logs_are_asked_for_by_function_call_and_time() -> None:
     run(main())
 
 
+def test_logs_of_a_function_that_never_was_are_an_error_and_those_of_a_removed_one_are_not() -> None:
+    async def main() -> None:
+        async with api() as c:
+            for query in ("?function=nosuch", "?function=nosuch&follow=true", "?function=nosuch&namespace=*"):
+                assert await c.code("GET", f"/logs{query}") == "function_not_found", query
+            await c.deploy("hello")
+            assert await c("GET", "/logs?function=hello") == (200, [])
+            c.world.control.logs.add([LogRecord(1.0, "default", "hello", 1, "i", "c1", "stdout", 20, "line\n")])
+            await c.world.control.logs.drain()
+            await c("DELETE", "/functions/hello")
+            assert (await c("GET", "/logs?function=hello&call=c1"))[1][0]["text"] == "line\n"
+            assert await c("GET", "/logs?function=hello&call=c2") == (200, [])
+
+    run(main())
+
+
 def test_statistics_usage_and_metrics_say_the_same() -> None:
     async def main() -> None:
         async with api(tariff_per_million_calls=1.0, tariff_per_gb_second=1.0, currency="EUR") as c:

@@ -241,6 +241,48 @@ def test_rates_come_from_two_looks_and_survive_a_restart_of_the_counters():
     assert rates.rows(look(3, 0), 13.0)[0]["calls_per_second"] == 0
 
 
+@pytest.mark.parametrize("words", [["ls"], ["top", "--once"], ["cost"], ["token", "ls"], ["secret", "ls"], ["alias", "ls", "hello"]])
+def test_a_table_in_a_pipe_has_a_line_of_headings(cli, words):
+    head, row = cli(*words).out.splitlines()[:2]
+    assert len(head.split("\t")) == len(row.split("\t"))
+    assert ">" not in head
+    assert head.split("\t")[0] in ("function", "name", "day (UTC)", "id", "alias")
+
+
+def test_headings_of_top_are_whole_at_80_columns(monkeypatch):
+    from dayfly.cli import output
+    from dayfly.cli.rates import Rates
+
+    monkeypatch.setenv("COLUMNS", "80")
+    rates = Rates()
+    named = {"name": "make-thumbnails", "namespace": "default", "calls": 12345, "errors": 123, "cold": 12, "memory_mb": 1024}
+    phases = {"total": {"p50_ms": 12.3, "p99_ms": 1234.5}}
+    for at in (1.0, 2.0):
+        rows = rates.rows(
+            {"functions": [named | {"cost": at * 1e-4, "phases": phases, "in_flight": 10, "waiting": 100, "instances": 10}]}, at
+        )
+    console = output.console()
+    with console.capture() as drawn:
+        console.print(output.table(rates.COLUMNS, [rates.cells(row) for row in rows]))
+    head = drawn.get().splitlines()[0] or drawn.get().splitlines()[1]
+    assert head.split() == " ".join(name.lstrip(">") for name in rates.COLUMNS).split()
+    assert max(map(len, drawn.get().splitlines())) <= 80
+
+
+def test_problems_of_a_config_are_said_once(cli, api, tmp_path):
+    (tmp_path / "hello.py").write_text("")
+    problems = [f"Problem {n}." for n in range(1, 6)]
+    body = {"code": "bad_config", "fault": "caller", "message": " ".join(problems[:3]), "hint": "Correct it.", "problems": problems}
+    api.answer = lambda seen: (
+        200,
+        {"Content-Type": "application/x-ndjson"},
+        json.dumps({"event": "failed", "error": body}).encode() + b"\n",
+    )
+    done = cli("deploy", str(tmp_path / "hello.py"))
+    assert done.code == 4
+    assert [done.err.count(problem) for problem in problems] == [1] * 5
+
+
 def test_completion_is_installed_once(run, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()

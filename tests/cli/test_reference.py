@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from dayfly.cli.machine import WALLS
-from dayfly.cli.reference import FUNCTION_ABOUT, fields_of, page
+from dayfly.cli.reference import FUNCTION_ABOUT, fields_of, main, page
 from dayfly.core.decide import isolate
 from dayfly.core.model.function import FunctionConfig
 from dayfly.core.model.settings import Settings
@@ -12,6 +14,22 @@ from dayfly.core.model.settings import Settings
 def test_the_page_is_the_generated_one():
     written = Path(__file__).parents[2].joinpath("docs/configuration.md").read_text(encoding="utf-8")
     assert written == page(), "run: python -m dayfly.cli.reference"
+
+
+def test_the_page_is_written_where_it_is_told_and_an_option_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["page.md"])
+    assert Path("page.md").read_text(encoding="utf-8") == page()
+    for words in (["--help"], ["-h"], ["a.md", "b.md"]):
+        with pytest.raises(SystemExit, match="usage"):
+            main(words)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
+
+
+def test_a_handler_is_searched_for_and_has_no_default_name():
+    handler = next(field for field in fields_of(FunctionConfig) if field.name == "handler")
+    assert handler.default == ""
+    assert "Default: searched for (see [functions.md](functions.md))" in page()
 
 
 def test_every_setting_is_described():

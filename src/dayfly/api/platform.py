@@ -163,14 +163,23 @@ async def logs(
     follow: FollowQuery = False,
     namespace: NamespacesQuery = "",
 ) -> Stream:
-    """Log records."""
+    """Log records. A function that is not there, and of which no record is left, is an error and not an empty answer."""
     if function:
         checked_name(function)
     if call and not CALL_ID.fullmatch(call):
         raise Refusal("bad_request", f"{call[:80]!r} is no call id.")
     query = LogQuery(namespaces=await readable(request), function=function, call_id=call, since=since, limit=limit)
     control = control_of(request)
+    if function and not await _known(control, query.namespaces, function):
+        raise Refusal("function_not_found", f"There is no function {function!r}, and no logs of one that was removed.")
     return Stream(_followed(control, query) if follow else _read(control, query), media_type=NDJSON)
+
+
+async def _known(control: Control, namespaces: tuple[str, ...], function: str) -> bool:
+    """Whether the function is there, or was and left records."""
+    if any((namespace, function) in control.catalog.functions for namespace in namespaces):
+        return True
+    return bool(await control.logs.read(LogQuery(namespaces=namespaces, function=function, limit=1)))
 
 
 async def _read(control: Control, query: LogQuery) -> AsyncIterator[bytes]:

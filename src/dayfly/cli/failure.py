@@ -58,10 +58,11 @@ def refused(error: dict[str, object], status: int) -> Failure:
     fault = str(error.get("fault", "caller" if status < 500 else "platform"))
     shown = {key: value for key, value in error.items() if key not in KNOWN_KEYS and value not in (None, "", [], {})}
     trace = traceback_text(shown) if "errorType" in shown else ""
-    rest = [_shown(value) for key, value in shown.items() if key not in TRACEBACK_KEYS]
+    message = str(error.get("message", ""))
+    rest = [_shown(_beyond(value, message)) for key, value in shown.items() if key not in TRACEBACK_KEYS]
     if trace and not any(str(shown["errorMessage"]) in text for text in rest if shown.get("errorMessage")):
         rest.append(trace)  # unless the log already ends with it
-    extra = "\n".join(rest)
+    extra = "\n".join(text for text in rest if text)
     call = f" Call {error['call_id']}." if error.get("call_id") else ""
     return Failure(
         str(error.get("message") or f"The platform answered with status {status}.") + call,
@@ -71,6 +72,11 @@ def refused(error: dict[str, object], status: int) -> Failure:
         code=str(error.get("code", "")),
         extra=extra,
     )
+
+
+def _beyond(value: object, message: str) -> object:
+    """A list without the items that the message says already: it begins with the first problems."""
+    return [item for item in value if str(item) not in message] if isinstance(value, list) else value
 
 
 def _shown(value: object) -> str:

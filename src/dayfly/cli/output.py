@@ -7,7 +7,7 @@ characters other than newline and tab are shown escaped on a terminal. Rich is i
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,26 +81,32 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, pad_edge=False)
-    for name in columns:
-        drawn.add_column(Text(name.lstrip(">")), justify="right" if name.startswith(">") else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row))
+    texts = [[visible(str(cell)) for cell in row] for row in rows]
+    width = sum(max(map(len, column)) for column in zip([name.lstrip(">") for name in columns], *texts, strict=True))
+    roomy = width + 3 * len(columns) <= console().width  # else the columns stand closer
+    drawn = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, pad_edge=False, padding=(0, int(roomy)), show_edge=roomy)
+    for number, name in enumerate(columns):  # only the first column, a name, may be folded: a heading never is
+        justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        drawn.add_column(Text(name.lstrip(">")), justify=justify, overflow="fold", no_wrap=number > 0)
+    for row in texts:
+        drawn.add_row(*map(Text, row))
     return drawn
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, title: str = "") -> None:
-    """A table on standard output: drawn for a terminal, tab-separated without a head for a pipe."""
+    """A table on standard output: drawn for a terminal, tab-separated below a line of headings for a pipe (machines use --json)."""
     if not rows:
         message(empty)
     elif sys.stdout.isatty():
         console().print(table(columns, rows, title=title))
     else:
+        result("\t".join(name.lstrip(">") for name in columns))
         for row in rows:
             result("\t".join(str(cell).replace("\t", " ").replace("\n", " ") for cell in row))
 
 
 def console(*, stderr: bool = False) -> "Console":
+    """Rich's console on standard output or error, with everything off that would read a user's text as markup."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)

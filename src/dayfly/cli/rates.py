@@ -11,7 +11,7 @@ class Rates:
     """Remembers the last look, so that counters become rates."""
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
-        "function", ">calls/s", ">in flight", ">waiting", ">instances", ">cold %", ">p50", ">p99", ">memory", ">errors", ">cost/h",
+        "function", ">calls/s", ">busy", ">queue", ">inst.", ">cold %", ">p50", ">p99", ">memory", ">errors", ">cost/h",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from dayfly.core.model.settings import Settings
 
 FUNCTION_ABOUT = {
     "handler": "`module.function`, slashes allowed before the last dot; a deployed single file defaults to its own module.",
-    "runtime": "Interpreter, `python3.11` and so on; empty is the platform's own.",
+    "runtime": "Interpreter, `python3.11` and so on.",
     "memory_mb": "Memory limit of one instance in MB; what a call is billed by.",
     "tmp_mb": "Size of the private, writable /tmp in MB.",
     "timeout_seconds": "Longest time one call may run; over it the caller gets 504 and the instance ends.",
@@ -31,6 +31,7 @@ FUNCTION_ABOUT = {
     "egress": "Network of the function: none, or the internet.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
+EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
 
 
@@ -62,6 +63,8 @@ def _field(field: Any) -> Field:
         default = "" if field.default_factory is msgspec.NODEFAULT else str(field.default_factory() or "")
     else:
         default = "" if field.default in ("", ()) else str(field.default)
+    if field.name in EMPTY_MEANS:
+        default = ""
     if isinstance(inner, shapes.LiteralType):
         return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
     kind = KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list")
@@ -91,7 +94,7 @@ def page() -> str:
 
 
 def _section(field: Field, where: str) -> str:
-    default = f"`{field.default}`" if field.default else "empty"
+    default = f"`{field.default}`" if field.default else EMPTY_MEANS.get(field.name, "empty")
     kind = field.kind.replace("|", " or ")
     return f"### {field.name}\n\n{field.about}  \n{where}  \nDefault: {default} · {kind}{' ' + field.bounds if field.bounds else ''}\n"
 
@@ -121,6 +124,13 @@ FUNCTION_HEAD = """## Function settings
 In a function's own `dayfly.toml`, beside its code, and as flags of `dayfly deploy`; flags win.
 """
 
+
+def main(words: list[str]) -> None:
+    """Write the page to the file that is named, by default to the one in the repository."""
+    if len(words) > 1 or any(word.startswith("-") for word in words):
+        raise SystemExit("usage: python -m dayfly.cli.reference [FILE]   (default: docs/configuration.md)")
+    Path(words[0] if words else "docs/configuration.md").write_text(page(), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/configuration.md")
-    target.write_text(page(), encoding="utf-8")
+    main(sys.argv[1:])

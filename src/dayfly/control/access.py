@@ -135,12 +135,18 @@ def _drop_token(tx: sa.Connection, token_id: str) -> list[Token]:
     return left
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _drop_namespace(tx: sa.Connection, name: str) -> None:
     if name == DEFAULT_NAMESPACE:
         raise Refusal("conflict", "The namespace 'default' always exists.")
     in_functions, in_secrets = access.namespace_contents(tx, name)
     if in_functions or in_secrets:
-        raise Refusal("conflict", f"The namespace {name!r} still holds {in_functions} functions and {in_secrets} secrets.")
+        raise Refusal(
+            "conflict", f"The namespace {name!r} still holds {_counted(in_functions, 'function')} and {_counted(in_secrets, 'secret')}."
+        )
     if not access.drop_namespace(tx, name):
         raise Refusal("not_found", f"There is no namespace {name!r}.")
 

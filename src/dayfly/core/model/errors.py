@@ -46,7 +46,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind("version_not_found", _C, 404, "`dayfly describe NAME` lists versions and aliases."),
     ErrorKind("method_not_allowed", _C, 405, "Use a method that the Allow header names."),
     ErrorKind("request_timeout", _C, 408, "Send the whole request without long pauses."),
-    ErrorKind("conflict", _C, 409, "Another change was faster, or the name is taken: read the present state and try again."),
+    ErrorKind("conflict", _C, 409, "The message names what stands in the way: change that, then try again."),
     ErrorKind("length_required", _C, 411, "Send Content-Length or chunked transfer coding."),
     ErrorKind("body_too_large", _C, 413, "Send less, or raise `body_bytes_max`."),
     ErrorKind("uri_too_long", _C, 414, "Shorten the address."),
