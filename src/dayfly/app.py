@@ -16,7 +16,7 @@ MODULES = {
     "control": "dayfly.api.main",
     "gateway": "dayfly.gateway.main",
 }
-PRIVILEGED = ("node",)  # keeps root; every other role becomes the unprivileged user before it touches a socket
+PRIVILEGED = ("node",)  # keeps root; every other role becomes a user of its own before it touches a socket
 DRAIN_EXTRA_SECONDS = 2.0  # what a gateway gets beyond its own drain timeout before it is killed
 STOP_SECONDS = {"node": 5.0, "egress": 2.0, "control": 6.0}
 
@@ -110,10 +110,12 @@ def _run_role(name: str) -> int:
     unprivileged = os.geteuid() == 0 and name not in PRIVILEGED
     if unprivileged:
         from dayfly.sandbox import privileges
+
+        user = privileges.role_users(layout.data, settings.user)[name]
     if os.read(supervisor.LIFELINE, 1) != supervisor.GO_BYTE:
         return 0  # the supervisor left before it was our turn
     if unprivileged:
-        privileges.drop(settings.user, layout)
+        privileges.drop(user, [layout.run, layout.data] if name == "control" else [layout.run])
     run(settings, layout, lifeline=supervisor.LIFELINE, ready=_ready, **extra)
     return 0
 

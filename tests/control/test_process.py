@@ -169,7 +169,7 @@ def test_a_data_directory_of_a_newer_release_is_refused_before_any_socket_exists
             out, err = await asyncio.to_thread(child.communicate, b"", 30)
             assert child.returncode != 0 and out == b""
             assert b"a newer Dayfly wrote it" in err
-            assert list(Path(layout.platform_sockets).iterdir()) == []
+            assert list(Path(layout.control_sockets).iterdir()) == []
             assert not Path(layout.control, "admin-token").exists()
 
     run(main())

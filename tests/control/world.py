@@ -34,7 +34,7 @@ def folders() -> Iterator[Layout]:
     """A fresh data directory with a run directory in it (short: socket paths are), removed afterwards, read-only trees and all."""
     data = Path(tempfile.mkdtemp(prefix="dayfly-control-"))
     layout = Layout(data=str(data), run=str(data / "run"))
-    for path in (layout.control, layout.code, layout.layers, layout.builds, layout.platform_sockets):
+    for path in (layout.control, layout.code, layout.layers, layout.builds, layout.control_sockets):
         Path(path).mkdir(parents=True)
     try:
         yield layout

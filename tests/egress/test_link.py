@@ -27,7 +27,7 @@ def _intrude(path: str) -> str:
 
 @pytest.mark.root
 def test_another_user_cannot_reach_the_door(platform: Platform) -> None:
-    """The socket lies in a folder of the platform's user; where a uid other than the node's gets there, it is shown out."""
+    """The socket lies in a folder of the broker's own user; where a uid other than the node's gets there, it is shown out."""
     with platform.instance("none") as instance:
         assert instance.run(_intrude, platform.socket_path) == "PermissionError"
     folder = os.path.dirname(platform.socket_path)

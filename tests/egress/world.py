@@ -138,8 +138,8 @@ class Platform:
         self.folder = tempfile.mkdtemp(prefix="dayfly-egress-", dir="/tmp")  # Unix socket paths must be short
         os.chmod(self.folder, 0o711)
         layout = Layout(data=self.folder, run=self.folder)
-        Path(layout.platform_sockets).mkdir(mode=0o700)
-        os.chown(layout.platform_sockets, PLATFORM_UID, PLATFORM_UID)
+        Path(layout.egress_sockets).mkdir(mode=0o700)
+        os.chown(layout.egress_sockets, PLATFORM_UID, PLATFORM_UID)
         self.resolv_conf = Path(self.folder, "resolv.conf")
         self.resolv_conf.write_text("nameserver 10.99.0.53\n")
         self._settings = json.dumps(settings)

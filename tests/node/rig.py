@@ -22,7 +22,7 @@ from pathlib import Path
 from dayfly.core.model.layout import Layout
 from dayfly.core.wire import node as wire
 from dayfly.runtime import frames
-from dayfly.sandbox import cgroup
+from dayfly.sandbox import cgroup, privileges
 
 SECONDS_MAX = 20.0
 PROGRAM = """
@@ -141,12 +141,14 @@ class Client:
     def __init__(self, path: str, uid: int) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(SECONDS_MAX)
-        before = os.geteuid()
+        before, group_before = os.geteuid(), os.getegid()
+        os.setegid(uid if before == 0 else group_before)
         os.seteuid(uid)  # the node sees who connects
         try:
             self.socket.connect(path)
         finally:
             os.seteuid(before)
+            os.setegid(group_before)
         self.accepted: dict[str, wire.Accepted] = {}
         self.exited: dict[str, wire.Exited] = {}
         self.instances: list[Instance] = []
@@ -233,9 +235,10 @@ class Rig:
         self.folder.chmod(0o711)
         self.layout = Layout(str(self.folder / "data"), str(self.folder / "run"))
         layout = self.layout
-        for path in (layout.data, layout.run, layout.code, layout.layers, layout.builds, layout.platform_sockets):
+        for path in (layout.data, layout.run, layout.code, layout.layers, layout.builds, layout.control_sockets, layout.egress_sockets):
             Path(path).mkdir(mode=0o711)
             os.chown(path, self.uid, self.uid)
+        self.users = privileges.role_users(layout.data)
         self.isolation = isolation
         self.filtered = filtered
         self.clients: list[Client] = []

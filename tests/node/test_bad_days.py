@@ -288,17 +288,35 @@ def test_the_lifeline_ends_the_node(own_rig: Rig) -> None:
 
 @pytest.mark.root
 def test_strangers_are_refused(rig: Rig) -> None:
-    """Only root and the platform's user get a connection: others fail at the socket's mode, and at the check behind it."""
-    with pytest.raises(PermissionError):
-        rig.client(uid=12345)
+    """Only root, control and the gateway get a connection: others fail at the socket's mode, and at the check behind it."""
+    for uid in (12345, rig.users["egress"].uid):
+        with pytest.raises(PermissionError):
+            rig.client(uid=uid)
     Path(rig.layout.node_socket).chmod(0o666)
     try:
-        stranger = rig.client(uid=12345)
-        with pytest.raises((EOFError, ConnectionError)):
-            stranger.ask()
+        for uid in (12345, rig.users["egress"].uid):
+            stranger = rig.client(uid=uid)
+            with pytest.raises((EOFError, ConnectionError)):
+                stranger.ask()
     finally:
-        Path(rig.layout.node_socket).chmod(0o600)
-    assert rig.client(uid=64020).ask().instances >= 0
+        Path(rig.layout.node_socket).chmod(0o660)
+    assert rig.client(uid=rig.users["control"].uid).ask().instances >= 0
+
+
+@pytest.mark.root
+def test_each_role_may_ask_only_for_what_it_needs(rig: Rig) -> None:
+    """The gateway starts instances and control does not; control asks and builds and the gateway does not: else the connection ends."""
+    gateway = rig.client(uid=rig.users["gateway"].uid)
+    assert gateway.run(rig.code(ECHO)).call(1) == 1
+    with pytest.raises((EOFError, ConnectionError)):
+        gateway.ask()
+    builder = rig.client(uid=rig.users["gateway"].uid)
+    with pytest.raises((EOFError, ConnectionError)):
+        builder.send(wire.Build(layer="c" * 64, runtime="python3.11", timeout_seconds=5))
+        builder.receive()
+    control = rig.client(uid=rig.users["control"].uid)
+    with pytest.raises((EOFError, ConnectionError)):
+        control.run(rig.code(ECHO))
 
 
 BROKEN = [b"{}", b"\xff\xfe", b'{"type":"start"}', b'{"type":"kill","instance":"../x"}', b'{"type":"ask","more":1}', b"x" * 20_000]

@@ -51,7 +51,7 @@ def test_install_and_use(rig: Rig, client: Client) -> None:
     folder = Path(rig.layout.builds, layer)
     assert sorted(entry.name for entry in folder.iterdir()) == ["out", "requirements.txt"]
     owners = {entry.stat().st_uid for entry in (folder / "out").rglob("*")} | {(folder / "out").stat().st_uid}
-    assert owners == ({64020} if rig.uid == 0 else {rig.uid})
+    assert owners == ({rig.users["control"].uid} if rig.uid == 0 else {rig.uid})
     assert list((folder / "out" / "__pycache__").glob("six.*.pyc"))
     (folder / "out").rename(Path(rig.layout.layers, layer))
     look = client.run(rig.code(LOOK), layer=layer)

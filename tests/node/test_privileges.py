@@ -1,4 +1,4 @@
-"""sandbox/privileges.py: what the gateway and control are after `drop`, and that they can still work below a folder closed to them."""
+"""sandbox/privileges.py: who the roles are, what they are after `drop`, and that they still work below a folder closed to them."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from dayfly.sandbox import privileges
+from tests.node.rig import python_for
 
 PROGRAM = """
 import json, os, sys
-from dayfly.core.model.layout import Layout
 from dayfly.sandbox import privileges
-privileges.drop(sys.argv[1], Layout(sys.argv[2], sys.argv[3]))
+privileges.drop(privileges.User(int(sys.argv[1]), int(sys.argv[1])), sys.argv[2:4])
 status = {name: value for name, _, value in (line.partition(":") for line in open("/proc/self/status"))}
 import decimal, sqlite3, ssl, msgspec  # from the interpreter and its packages, wherever they lie
 def attempt(action):
@@ -97,14 +97,50 @@ def test_dropped_process_dies_with_its_parent(tmp_path: Path) -> None:
         parent.stdout.close()
 
 
+@pytest.mark.root
 def test_users() -> None:
-    """A name, a number and nothing mean a user; root and strangers are refused."""
-    assert privileges.platform_uid("") == privileges.DEFAULT_UID
-    assert privileges.platform_uid("4711") == 4711
-    assert privileges.platform_uid("nobody") == 65534
-    for user in ("root", "0", "no-such-user-here"):
-        with pytest.raises(ValueError):
-            privileges.platform_uid(user)
+    """Every role has a user of its own, from the data directory's block; a name or number names control's alone."""
+    own = privileges.role_users("/var/lib/dayfly")
+    assert set(own) == {"control", "gateway", "egress"}
+    first, count = privileges.uid_block("/var/lib/dayfly")
+    assert len({user.uid for user in own.values()}) == len({user.gid for user in own.values()}) == 3
+    assert all(first <= number < first + count for user in own.values() for number in user)
+    for user, uid in (("4711", 4711), ("nobody", 65534)):
+        named = privileges.role_users("/var/lib/dayfly", user)
+        assert named["control"].uid == uid
+        assert {role: named[role] for role in ("gateway", "egress")} == {role: own[role] for role in ("gateway", "egress")}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("user", ["root", "0", "no-such-user-here", "gateway"])
+def test_users_that_would_take_a_wall_away_are_refused(user: str) -> None:
+    """Root, strangers, and the uids that this platform's other processes have."""
+    if user == "gateway":
+        user = str(privileges.role_users("/var/lib/dayfly")["gateway"].uid)
+    with pytest.raises(ValueError):
+        privileges.role_users("/var/lib/dayfly", user)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("uid_map", ["", "0 100000 65536\n"])
+def test_two_platforms_share_no_user(uid_map: str) -> None:
+    """Neither roles with roles, nor roles with instances, in one data directory or two; also where only small uids are mapped."""
+    places = ("/var/lib/dayfly", "/srv/other")
+    roles = [user.uid for place in places for user in privileges.role_users(place, uid_map=uid_map).values()]
+    assert len(set(roles)) == 6
+    for place in places:
+        first, count = privileges.instance_uids(place, uid_map)
+        assert not [uid for uid in roles if first <= uid < first + count]
+    spans = sorted(privileges.uid_block(place, uid_map) for place in places)
+    assert sum(spans[0]) <= spans[1][0]
+
+
+def test_an_ordinary_user_is_every_role() -> None:
+    """Without root there is nobody else to become."""
+    program = "from dayfly.sandbox import privileges; print(len(set(privileges.role_users('/tmp/x', 'anybody').values())))"
+    identity = {"user": 64_321, "group": 64_321, "extra_groups": []} if os.geteuid() == 0 else {}
+    python, environment = python_for(identity.get("user", os.getuid()))
+    assert subprocess.run([python, "-c", program], env=environment, check=True, capture_output=True, **identity).stdout == b"1\n"
 
 
 def test_uid_blocks() -> None:

@@ -1,13 +1,15 @@
 """Makes the data and run directories with the owners and modes of core/model/layout.py, or says why it will not.
 
 It must leave nothing half-made behind a refusal, never follow a link that somebody else put there, and never take over a directory
-that is not Dayfly's. `dayfly up` calls `prepare`; the other commands call `locate`, which touches nothing.
+that is not Dayfly's. `dayfly up` calls `prepare` and, once the locks are its own, `hand_over`; the other commands call `locate`, which
+touches nothing.
 """
 
 import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dayfly.cli.failure import EXIT_PLATFORM, Failure
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 
+Owner = tuple[int, int]  # uid, gid
 MARKER = "dayfly.json"
 FORMAT = 1  # of the data directory; a newer Dayfly writes a higher one
 SOCKET_PATH_BYTES_MAX = 107  # sun_path without its final zero
@@ -32,28 +35,44 @@ def log_file(layout: Layout) -> str:
     return f"{layout.data}/{LOG_FOLDER}/{LOG_FILE}"
 
 
-def prepare(settings: Settings, uid: int) -> Layout:
-    """Make or check both directories; `uid` owns control's and the gateway's parts. Raises Failure with everything as it was."""
+def prepare(settings: Settings) -> Layout:
+    """Make or check both directories and what is root's (or the one user's) in them. Raises Failure with everything as it was."""
     layout = locate(settings)
     _check_socket_lengths(layout)
     try:
         _prepare_data(Path(layout.data))
-        _folder(Path(layout.run), 0o711, os.geteuid(), parents=True)
-        for path, mode in (
-            (layout.control, 0o700),
-            (layout.code, 0o711),
-            (layout.layers, 0o711),
-            (layout.builds, 0o711),
-            (layout.platform_sockets, 0o700),
-        ):
-            _folder(Path(path), mode, uid)
-        _folder(Path(layout.data, LOG_FOLDER), 0o700, os.geteuid())
+        _folder(Path(layout.run), 0o711, _present_user(), parents=True)
+        _folder(Path(layout.data, LOG_FOLDER), 0o700, _present_user())
         with Path(layout.run, ".writable").open("w"):
             pass
         Path(layout.run, ".writable").unlink()
     except OSError as error:
         raise _cannot(error) from error
     return layout
+
+
+def hand_over(layout: Layout, users: Mapping[str, Owner]) -> None:
+    """Make or check the roles' own folders, and give them what other users of the platform's left there: an older Dayfly had one for
+    all roles, and who they are depends on `user` and on where DATA lies. Nobody else may be at work in DATA. Raises Failure.
+    """
+    control, gateway, egress = users["control"], users["gateway"], users["egress"]
+    sockets_mode = 0o2710 if gateway != control else 0o700  # setgid: the sockets in it get the gateway's group
+    for path, mode, owner in (
+        (layout.control, 0o700, control),
+        (layout.code, 0o711, control),
+        (layout.layers, 0o711, control),
+        (layout.builds, 0o711, control),
+        (layout.control_sockets, sockets_mode, (control[0], gateway[1])),
+        (layout.egress_sockets, 0o700, egress),
+    ):
+        try:
+            _folder(Path(path), mode, owner)
+        except OSError as error:
+            raise _cannot(error) from error
+
+
+def _present_user() -> Owner:
+    return os.geteuid(), os.getegid()
 
 
 def _default_run(data: str) -> str:
@@ -145,8 +164,10 @@ def _write_marker(data: Path) -> None:
     temporary.replace(data / MARKER)
 
 
-def _folder(path: Path, mode: int, uid: int, *, parents: bool = False) -> None:
-    """A directory with this mode and owner. One that is there already must be a real directory of that owner."""
+def _folder(path: Path, mode: int, owner: Owner, *, parents: bool = False) -> None:
+    """A directory with this mode and owner. One that is there already must be a real directory of that owner, or of another
+    unprivileged user, from whom root takes it over."""
+    uid, gid = owner
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,14 +177,29 @@ def _folder(path: Path, mode: int, uid: int, *, parents: bool = False) -> None:
         if not stat.S_ISDIR(found.st_mode):
             raise Failure(f"{path} is in the way: it is not a directory.", "Remove it.", exit_code=EXIT_PLATFORM) from None
         if found.st_uid != uid and not (found.st_uid == os.geteuid() and not any(path.iterdir())):
-            raise Failure(
-                f"{path} belongs to uid {found.st_uid}, but uid {uid} must own it.",
-                f"Start with the same --user as before, or `chown -R {uid} {path}`.",
-                exit_code=EXIT_PLATFORM,
-            ) from None
+            if os.geteuid() != 0 or found.st_uid == 0 or uid == 0:
+                raise Failure(
+                    f"{path} belongs to uid {found.st_uid}, but uid {uid} must own it.",
+                    f"`chown -R {uid}:{gid} {path}` gives it that owner.",
+                    exit_code=EXIT_PLATFORM,
+                ) from None
+            _take_over(path, found.st_uid, owner)
     if uid != os.geteuid():
-        os.chown(path, uid, -1)
+        os.chown(path, uid, gid)
     path.chmod(mode)
+
+
+def _take_over(folder: Path, before: int, owner: Owner) -> None:
+    """Give `owner` all that belongs to uid `before` below `folder`, and nothing else: links are not followed, and a file that somebody
+    linked in from elsewhere keeps its owner. The folder itself comes last, by the caller: what was interrupted is begun again."""
+    for _, folders, files, handle in os.fwalk(folder, follow_symlinks=False):
+        for name in (*folders, *files):
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+            try:
+                if os.fstat(fd).st_uid == before:
+                    os.chown(f"/proc/self/fd/{fd}", *owner)  # this very file, whatever its name means by now
+            finally:
+                os.close(fd)
 
 
 def _cannot(error: OSError) -> Failure:
@@ -191,7 +227,8 @@ def remove_sockets(layout: Layout) -> None:
     """Delete what a killed platform left in RUN: sockets, pid file, state. Only called while the lock is ours."""
     from dayfly.supervisor import STATE_FILE
 
-    sockets = [path for folder in (layout.run, layout.platform_sockets) for path in Path(folder).glob("*.sock")]
+    folders = (layout.run, layout.control_sockets, layout.egress_sockets)
+    sockets = [path for folder in folders for path in Path(folder).glob("*.sock")]
     for path in (*sockets, Path(layout.pid_file), Path(layout.run, STATE_FILE)):
         with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()

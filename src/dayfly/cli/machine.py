@@ -219,7 +219,7 @@ _CGROUPS = "start as root, or in a unit with Delegate=yes (systemd-run --user --
 # Wall (core/decide/isolate.py WALLS) → what its lack costs, how to get it. A test compares the names.
 WALLS: dict[str, tuple[str, str]] = {
     "pidns": ("functions see and may signal each other's processes of the same user", _NAMESPACES),
-    "mountns": ("functions read whatever the platform's user may read", f"Linux 5.12 or newer; {_NAMESPACES}"),
+    "mountns": ("functions read whatever their user may read", f"Linux 5.12 or newer; {_NAMESPACES}"),
     "ipcns": ("functions share System V memory and queues", _NAMESPACES),
     "utsns": ("functions see this machine's name", _NAMESPACES),
     "cgroupns": ("functions see the names of this machine's control groups", _NAMESPACES),

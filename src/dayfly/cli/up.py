@@ -75,17 +75,18 @@ def prepare(settings: Settings) -> Prepared:
 
     What needs no directory is tried first, so that a port in use leaves no trace on the disk."""
     try:
-        uid = privileges.platform_uid(settings.user) if os.geteuid() == 0 else os.geteuid()
+        users = privileges.role_users(settings.data, settings.user)
     except ValueError as error:
         raise Failure(f"`user` = {settings.user!r}: {error}.", "Name an ordinary user with --user, or leave it out.") from error
     running.refuse_second(directories.locate(settings))
     listener = listen(settings.host, settings.port)
     locks: list[int] = []
     try:
-        layout = directories.prepare(settings, uid)
+        layout = directories.prepare(settings)
         locks.append(running.lock(layout))
         locks.append(running.lock_data(layout))
         running.clear(layout)
+        directories.hand_over(layout, users)
         running.write_pid(locks[0], layout, os.getpid())
     except BaseException:
         listener.close()

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import socket
+import stat
 from pathlib import Path
 
 import msgspec
@@ -91,7 +92,7 @@ class LinkServer:
         return f"<LinkServer {list(self.peers.values())}>"
 
     async def start(self, path: str) -> None:
-        """Listen at `path`, mode 0600; a socket file that a killed control left is replaced."""
+        """Listen at `path`, for gateways alone; a socket file that a killed control left is replaced."""
         self._server = await asyncio.start_unix_server(self._serve, sock=private_listener(path))
 
     async def close(self) -> None:
@@ -194,11 +195,15 @@ class LinkServer:
 
 
 def private_listener(path: str) -> socket.socket:
-    """A listening Unix stream socket of mode 0600 from its first moment on; what a killed control left there is replaced."""
+    """A listening Unix stream socket, private from its first moment on; what a killed control left there is replaced.
+
+    Its folder says for whom: where that hands its group on (setgid: the gateway's), the group may connect, else only our own user.
+    """
     Path(path).unlink(missing_ok=True)
+    shared = Path(path).parent.stat().st_mode & stat.S_ISGID
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
-    before = os.umask(0o177)
+    before = os.umask(0o117 if shared else 0o177)
     try:
         listener.bind(path)
         listener.listen(BACKLOG)

@@ -22,7 +22,7 @@ Prepared = tuple[isolate.Plan, msgspec.Raw]
 
 
 class Uids:
-    """One uid for each instance, from this data directory's block, as late again as possible."""
+    """One uid for each instance, from this data directory's block, used again as late as possible."""
 
     def __init__(self, first: int, count: int) -> None:
         self._first, self._count = first, count
@@ -52,7 +52,7 @@ class Machine:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         self.settings = settings
         self.root = os.geteuid() == 0
-        first, count = privileges.uid_block(layout.data)
+        first, count = privileges.instance_uids(layout.data)
         found = features.probe(first, userns=True)
         own_cgroup = Path("/proc/self/cgroup").read_text()
         self.in_user_namespace = not self.root and found["user_namespaces"] is True

@@ -1,6 +1,6 @@
 """The node: the one process that keeps root. Listens at RUN/node.sock, forks instances into sandboxes, runs builds.
 
-Single-threaded, one poll loop, no asyncio. It accepts the few fixed messages of core/wire/node.py from root and the platform's user
+Single-threaded, one poll loop, no asyncio. It accepts the few fixed messages of core/wire/node.py, from each role only its own,
 and parses nothing that a user wrote. A client that breaks the protocol, or leaves, loses its connection and its instances. Work that
 can wait (making namespaces and groups ahead, removing old ones) happens when nothing else does. Started by app.py.
 """
@@ -41,11 +41,15 @@ _PEER = struct.Struct("3i")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
 
 
-class Client:
-    """A connection of a gateway or of control."""
+_FROM_CONTROL, _FROM_GATEWAY = (wire.Ask, wire.Build), (wire.Start, wire.Kill)
 
-    def __init__(self, sock: socket.socket) -> None:
+
+class Client:
+    """A connection of a gateway or of control. `may`: the messages that its user may send."""
+
+    def __init__(self, sock: socket.socket, may: tuple[type[wire.ToNode], ...]) -> None:
         self.socket = sock
+        self.may = may
         self.instances: set[str] = set()
         self.outbox: collections.deque[bytes] = collections.deque()
         self.gone = False
@@ -61,12 +65,13 @@ class Node:
         self.settings = settings
         self.layout = layout
         self.started_as_root = os.geteuid() == 0
-        self.platform_uid = privileges.platform_uid(settings.user) if self.started_as_root else os.geteuid()
+        self.users = privileges.role_users(layout.data, settings.user)
         self.machine = Machine(settings, layout)
+        self.allowed = self._allowed()
         self.poll = epoll()
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.instances = Instances(self.machine, layout, self._watch)
-        self.builder = Builder(self.machine, layout, self.platform_uid if self.started_as_root else 0)
+        self.builder = Builder(self.machine, layout, self.users["control"].uid if self.started_as_root else 0)
         self.clients: set[Client] = set()
         self.ending = False
         self.busy_until = 0.0
@@ -180,9 +185,17 @@ class Node:
         finally:
             os.umask(mask)
         if self.started_as_root:
-            os.chown(path, self.platform_uid, -1)
+            os.chown(path, self.users["control"].uid, self.users["gateway"].gid)
+            path.chmod(0o660)
         listener.listen(64)
         return listener
+
+    def _allowed(self) -> dict[int, tuple[type[wire.ToNode], ...]]:
+        """Which messages come from whom, by uid."""
+        everything = _FROM_CONTROL + _FROM_GATEWAY
+        if not self.started_as_root:  # in a user namespace our own user is 0, and root of the machine has no number
+            return {os.geteuid(): everything, 0: everything}
+        return {self.users["control"].uid: _FROM_CONTROL, self.users["gateway"].uid: _FROM_GATEWAY, 0: everything}
 
     def _accept(self) -> None:
         try:
@@ -190,14 +203,12 @@ class Node:
         except OSError:
             return
         _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        # In a user namespace our own user is 0, and root of the machine has no number.
-        allowed = (0,) if self.machine.in_user_namespace else (0, self.platform_uid)
-        if uid not in allowed or len(self.clients) >= CLIENTS_MAX:
+        if uid not in self.allowed or len(self.clients) >= CLIENTS_MAX:
             log("warning", "client_refused", uid=uid, clients=len(self.clients))
             sock.close()
             return
         sock.setblocking(False)
-        client = Client(sock)
+        client = Client(sock, self.allowed[uid])
         self.clients.add(client)
         self._register(sock.fileno(), lambda events: self._client_event(client, events))
 
@@ -220,6 +231,8 @@ class Node:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 return self._drop(client, "a message is too long, or carries too many descriptors")
             message = wire.decode_to_node(data)
+            if not isinstance(message, client.may):
+                return self._drop(client, f"its user may not ask for {type(message).__name__}")
             taken, descriptors = descriptors, []
             self._obey(client, message, taken)
         except BlockingIOError:
@@ -343,7 +356,7 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
     try:
         default = f"python{sys.version_info.major}.{sys.version_info.minor}"
         missing = {name: why for name, why in isolate.walls(node.machine.features).items() if why is not True}
-        if node.started_as_root and (left := leftovers.remove_all(layout.builds, node.platform_uid)):
+        if node.started_as_root and (left := leftovers.remove_all(layout.builds, node.users["control"].uid)):
             log("info", "builds_removed", layers=left)
         log("warning" if missing else "info", "walls", missing=missing, interpreters=node.machine.interpreters)
         if default in node.machine.interpreters:

@@ -1,7 +1,8 @@
-"""Who the platform's processes are: the unprivileged user of gateway and control, and the uids of instances.
+"""Who the platform's processes are: the unprivileged users of control, gateway and egress broker, and the uids of instances.
 
-`drop` turns a process that root started into that user for good. Called by app.py, node/ and cli/; it must run before the process
-touches the network or reads anything a user wrote.
+Each data directory has a block of uids (and gids) of its own: the first few are its roles', all others its instances'. So nobody
+shares a user with anybody, in this platform or in another one. `drop` turns a process that root started into such a user for good.
+Called by app.py, node/ and cli/; it must run before the process touches the network or reads anything a user wrote.
 """
 
 import hashlib
@@ -10,25 +11,41 @@ import pwd
 import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from dayfly.core.model.layout import Layout
 from dayfly.sandbox import mounts
 from dayfly.sandbox import syscalls as sys_
 
-DEFAULT_UID = 64020  # in Debian's range for "users assigned by the system on demand"; needs no entry in /etc/passwd
 BLOCK = 65536
+ROLES = ("control", "gateway", "egress")  # where they stand in the block; users of data directories on disk depend on this order
+_ROLES_MAX = 16  # of the block, kept from instances
 _FIRST, _BLOCKS = 0x10000000, 0x6000
 _SMALL_FIRST, _SMALL_COUNT = 20000, 40000  # where only the classic 16-bit uids are mapped
 
 
-def platform_uid(user: str) -> int:
-    """The uid that `user` (a name, a number, or "" for the default) means. Raises ValueError for an unknown or root user."""
-    return _identity(user)[0]
+class User(NamedTuple):
+    """Whom a process becomes: its uid and its only group."""
+
+    uid: int
+    gid: int
 
 
-def _identity(user: str) -> tuple[int, int]:
-    if not user:
-        return DEFAULT_UID, DEFAULT_UID
+def role_users(data: str, user: str = "", uid_map: str = "") -> dict[str, User]:
+    """Who the unprivileged roles of this data directory are, by role. `user` (a name or a number) names control's, otherwise it is
+    from the block, like the others. Started without root, all of them are the present user. Raises ValueError for a bad `user`.
+    """
+    if os.geteuid() != 0:
+        return dict.fromkeys(ROLES, User(os.geteuid(), os.getegid()))
+    first, count = uid_block(data, uid_map)
+    users = {role: User(first + place, first + place) for place, role in enumerate(ROLES)}
+    if user:
+        users["control"] = named = _named(user)
+        if any(first <= number < first + count for number in named):
+            raise ValueError(f"the user {user!r} is one of those that this platform gives to its own processes")
+    return users
+
+
+def _named(user: str) -> User:
     if user.isdigit():
         uid = int(user)
         try:
@@ -43,11 +60,17 @@ def _identity(user: str) -> tuple[int, int]:
         uid, gid = entry.pw_uid, entry.pw_gid
     if uid == 0 or gid == 0:
         raise ValueError(f"the user {user!r} is root or in root's group: that would drop nothing")
-    return uid, gid
+    return User(uid, gid)
+
+
+def instance_uids(data: str, uid_map: str = "") -> tuple[int, int]:
+    """First uid and count of those that instances and installers of this data directory get."""
+    first, count = uid_block(data, uid_map)
+    return first + _ROLES_MAX, count - _ROLES_MAX
 
 
 def uid_block(data: str, uid_map: str = "") -> tuple[int, int]:
-    """First uid and count of the block that instances of this data directory use: two platforms on one machine share none.
+    """First uid and count of this data directory's block: two platforms on one machine share none, but for one pair in 24,576.
 
     `uid_map` is the text of /proc/self/uid_map (read when empty): a container may map only some uids.
     """
@@ -61,23 +84,22 @@ def uid_block(data: str, uid_map: str = "") -> tuple[int, int]:
     return _SMALL_FIRST + number % blocks * 4000, 4000
 
 
-def drop(user: str, layout: Layout, *, readable: Iterable[str] = ()) -> None:
-    """Become the unprivileged user: no groups, no capabilities, no_new_privs, and dead when the parent dies.
+def drop(user: User, folders: Iterable[str]) -> None:
+    """Become an unprivileged user: no other group, no capabilities, no_new_privs, and dead when the parent dies.
 
-    Where the interpreter or our own source lies below a folder that this user cannot enter (a Python under /root), a private mount
-    namespace first covers that folder with an empty one that shows only those, read-only, and the data and run directories.
-    `readable`: further paths to show. Raises ValueError for a bad user, OSError when the kernel refuses.
+    Where the interpreter, our own source or `folders` (what this user works in) lie below a folder that this user cannot enter (a
+    Python under /root), a private mount namespace first covers that folder with an empty one that shows only those; code read-only.
+    Raises OSError when the kernel refuses.
     """
-    uid, gid = _identity(user)
     parent = os.getppid()
-    wanted = _own_folders() + list(readable)
-    covered = blocked_folders([*wanted, layout.data, layout.run], uid, gid)
+    code, folders = _own_folders(), list(folders)
+    covered = blocked_folders([*code, *folders], *user)
     if covered:
-        _uncover(covered, wanted, [layout.data, layout.run])
+        _uncover(covered, code, folders)
     sys_.drop_bounding_set()
     os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
     sys_.drop_capabilities()
     sys_.prctl(sys_.PR_SET_NO_NEW_PRIVS, 1, 0, 0)
     sys_.prctl(sys_.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0)  # a change of user clears it, so it comes last

@@ -1,16 +1,17 @@
 """Where everything lies below the data and run directories: names only, nobody opens anything here.
 
-Owners when started by root (U = the platform's unprivileged user; see docs/security.md):
+Owners when started by root (C, G, E = the users and groups of control, gateway and egress broker, all different; docs/security.md):
 
     DATA/             root 0711
-    DATA/control/     U    0700   databases, key of the secrets, admin token of the first start
-    DATA/code/        U    0711   DIGEST/ folders, read-only trees, one per bundle
-    DATA/layers/      U    0711   DIGEST/ folders, read-only trees of installed dependencies
-    DATA/builds/      U    0711   DIGEST/{requirements.txt,out/} while an installer runs
-    RUN/              root 0711   node.sock (owner U, 0600), supervisor.pid, supervisor.lock
-    RUN/platform/     U    0700   link.sock, api.sock, egress.sock
+    DATA/control/     C    0700   databases, key of the secrets, admin token of the first start
+    DATA/code/        C    0711   DIGEST/ folders, read-only trees, one per bundle
+    DATA/layers/      C    0711   DIGEST/ folders, read-only trees of installed dependencies
+    DATA/builds/      C    0711   DIGEST/{requirements.txt,out/} while an installer runs
+    RUN/              root 0711   node.sock (C:G 0660), supervisor.pid, supervisor.lock
+    RUN/control/      C:G  2710   link.sock, api.sock (C:G 0660: control listens, the gateway connects)
+    RUN/egress/       E    0700   egress.sock (0600: the broker listens, the node, as root, connects)
 
-Without root, everything belongs to the one user, with the same modes.
+Without root, everything belongs to the one user; node.sock is 0600 then, RUN/control 0700, and its sockets 0600.
 """
 
 import msgspec
@@ -51,20 +52,24 @@ class Layout(msgspec.Struct, frozen=True):
         return f"{self.control}/secret.key"
 
     @property
-    def platform_sockets(self) -> str:
-        return f"{self.run}/platform"
+    def control_sockets(self) -> str:
+        return f"{self.run}/control"
+
+    @property
+    def egress_sockets(self) -> str:
+        return f"{self.run}/egress"
 
     @property
     def link_socket(self) -> str:
-        return f"{self.platform_sockets}/link.sock"
+        return f"{self.control_sockets}/link.sock"
 
     @property
     def api_socket(self) -> str:
-        return f"{self.platform_sockets}/api.sock"
+        return f"{self.control_sockets}/api.sock"
 
     @property
     def egress_socket(self) -> str:
-        return f"{self.platform_sockets}/egress.sock"
+        return f"{self.egress_sockets}/egress.sock"
 
     @property
     def node_socket(self) -> str:

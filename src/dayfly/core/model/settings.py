@@ -25,7 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, _about("Public TCP port; 0 picks a free one.", ge=0, le=65535)] = 8080
     data: Annotated[str, _about("Data directory; /var/lib/dayfly for root, ~/.local/share/dayfly otherwise.")] = ""
     run: Annotated[str, _about("Directory of Unix sockets and pid files; DATA/run unless that path is too long.")] = ""
-    user: Annotated[str, _about("User (name or uid) that gateway and control become when started by root.")] = ""
+    user: Annotated[str, _about("User (name or uid) that control becomes when started by root; if empty, one of its own.")] = ""
     isolation: Annotated[Literal["auto", "strict"], _about("strict refuses to run a function when a wall is missing on this machine.")] = (
         "auto"
     )
