@@ -44,13 +44,18 @@ def command_of(pid: int) -> str:
         return f"{pid} (gone)"
 
 
-def strays() -> list[str]:
+def below_us() -> set[int]:
     """Living processes below this one, zombies reaped first."""
     below = list(descendants(os.getpid()))[1:]
     for pid in below:
         if is_zombie(pid):
             reap(pid)
-    return [command_of(pid) for pid in below if not is_zombie(pid)]
+    return {pid for pid in below if not is_zombie(pid)}
+
+
+def strays() -> list[str]:
+    """The same, as texts for a person."""
+    return [command_of(pid) for pid in sorted(below_us())]
 
 
 def control_groups(data: Path) -> list[str]:

@@ -60,6 +60,7 @@ def test_a_port_in_use_is_said_before_anything_is_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["newer", "damaged", "not ours"])
 def test_a_data_directory_that_is_not_for_us_is_left_untouched(what: str) -> None:
+    before = leaks.below_us()
     platform = Platform(as_uid=uid_of("root"))
     try:
         platform.start()
@@ -83,7 +84,7 @@ def test_a_data_directory_that_is_not_for_us_is_left_untouched(what: str) -> Non
         assert status not in (0, 1), said
         assert "Traceback" not in said and "data" in said.lower() and len(said) < 2000, said
         assert database.read_bytes() == found, "nothing was changed"
-        platform.wait_for("nothing runs", lambda: not leaks.strays())
+        platform.wait_for("nothing runs", lambda: leaks.below_us() <= before)
         database.write_bytes(kept)
         platform.start()
         assert platform.invoke("steady").json() == "hello", "with the right database it starts again"
@@ -139,18 +140,20 @@ def bundle_of(size: int) -> bytes:
 
 @pytest.mark.root
 def test_a_disk_too_small_to_start_on_is_said_and_leaves_nothing_running() -> None:
+    before = leaks.below_us()
     platform = Platform()
     try:
         with small_disk(platform.data, "64k"):
             status, said = refusal(platform, "--port=0")
             assert status not in (0, 1) and "Traceback" not in said and ("space" in said or "disk" in said.lower()), (status, said)
-            platform.wait_for("nothing runs", lambda: not leaks.strays())
+            platform.wait_for("nothing runs", lambda: leaks.below_us() <= before)
     finally:
         platform.close()
 
 
 @pytest.mark.root
 def test_a_read_only_data_directory_is_said_and_leaves_nothing_running() -> None:
+    before = leaks.below_us()
     platform = Platform()
     try:
         with small_disk(platform.data, "24m") as disk:
@@ -160,7 +163,7 @@ def test_a_read_only_data_directory_is_said_and_leaves_nothing_running() -> None
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
             status, said = refusal(platform, "--port=0")
             assert status not in (0, 1) and "Traceback" not in said and "read-only" in said.lower(), (status, said)
-            platform.wait_for("nothing runs", lambda: not leaks.strays())
+            platform.wait_for("nothing runs", lambda: leaks.below_us() <= before)
             subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
             platform.start()
             assert platform.invoke("steady").json() == "hello"
