@@ -269,6 +269,15 @@ def test_headings_of_top_are_whole_at_80_columns(monkeypatch):
     assert max(map(len, drawn.get().splitlines())) <= 80
 
 
+def test_warnings_of_a_deploy_are_loud_and_it_succeeds(cli, api, tmp_path):
+    (tmp_path / "hello.py").write_text("")
+    event = {"event": "deployed", "version": 1, "url": "/function/hello", "warnings": ["Not as you meant."], "seconds": {}}
+    api.answer = lambda seen: (200, {"Content-Type": "application/x-ndjson"}, json.dumps(event).encode() + b"\n")
+    done = cli("deploy", str(tmp_path / "hello.py"))
+    assert (done.code, done.err.splitlines()[-1]) == (0, "WARNING: Not as you meant.")
+    assert json.loads(cli("deploy", str(tmp_path / "hello.py"), "--json").out)["warnings"] == ["Not as you meant."]
+
+
 def test_problems_of_a_config_are_said_once(cli, api, tmp_path):
     (tmp_path / "hello.py").write_text("")
     problems = [f"Problem {n}." for n in range(1, 6)]

@@ -34,6 +34,20 @@ def names(folder: str) -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
 
+@pytest.mark.parametrize(("concurrency", "is_async", "warned"), [(10, False, True), (10, True, False), (1, False, False)])
+def test_concurrency_that_a_plain_handler_makes_nothing_of_is_warned_about(concurrency: int, is_async: bool, warned: bool) -> None:
+    async def main() -> None:
+        with folders() as layout:
+            async with world(layout) as w:
+                w.gateway.judge = lambda prove: link.Proved(prove.request, True, is_async=is_async)
+                done = deployed(await w.deploy(concurrency=concurrency))
+                assert w.live() == ((1, 1.0),), "it works all the same"
+                assert len(done.warnings) == warned
+                assert not warned or "concurrency is 10, but the handler is not `async def`" in done.warnings[0]
+
+    run(main())
+
+
 def test_a_first_deploy_is_proved_and_then_known_to_gateways_as_live() -> None:
     async def main() -> None:
         with folders() as layout:

@@ -4,9 +4,12 @@ import asyncio
 import base64
 import json
 
+import msgspec
+import pytest
 import uvloop
 
 from dayfly.core.model.function import Catalog
+from dayfly.gateway.channel import Ready
 from dayfly.runtime import frames
 from dayfly.testing.provider import Behaviour, Crash, FakeAnswer, TakenCall
 from tests.gateway.rig import BEARER, dechunk, function, gateway, until
@@ -433,3 +436,12 @@ def test_what_is_not_allowed_says_what_is():
             assert (status, headers["allow"]) == (405, "GET, HEAD")
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "meta", [b"", b"[]", b'{"init_us":-1}', b'{"init_us":1e30}', b'{"init_us":%d}' % 10**30, b'{"async":1}', b'{"async":null}']
+)
+def test_a_ready_that_no_runtime_sends_is_garbage(meta):
+    """A number that does not fit into a message to control would break the link for everybody."""
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(meta, type=Ready)

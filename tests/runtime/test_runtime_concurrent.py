@@ -57,6 +57,10 @@ def test_no_more_calls_are_taken_than_there_are_slots(every: Start) -> None:
     assert third == 3
 
 
+def test_an_instance_says_that_its_handler_is_async(start: Start) -> None:
+    assert json.loads(start("async def handler(event, context):\n    return 1\n").boot().meta)["async"] is True
+
+
 def test_async_handlers_with_one_slot_run_one_after_the_other(start: Start) -> None:
     code = (
         "import asyncio\nrunning = 0\n"

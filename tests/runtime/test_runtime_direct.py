@@ -18,7 +18,9 @@ def returning(expression: str, imports: str = "") -> str:
 def test_a_call_gets_its_event_and_its_result(every: Start) -> None:
     """On each interpreter: what JSON can say arrives and comes back unchanged."""
     instance = every(ECHO)
-    assert json.loads(instance.boot().meta)["init_us"] > 0
+    ready = json.loads(instance.boot().meta)
+    assert ready["init_us"] > 0
+    assert ready["async"] is False
     for event in ({"a": [1, 2.5, None, True, "ä\u2028😀"]}, [], "text", 7, None, {"": {"": {}}}):
         answer = instance.invoke(event)
         assert not answer.failed and answer.status == 200

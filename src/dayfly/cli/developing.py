@@ -93,6 +93,8 @@ class Developing:
             what = "unchanged" if answer.get("unchanged") else f"version {answer.get('version')}"
             took = output.milliseconds((time.perf_counter() - saved) * 1000)
             output.message(f"{time.strftime('%H:%M:%S')} {what} serves at {answer['url']} after {took}", output.GREEN)
+            for text in answer.get("warnings") or []:
+                output.warn(text)
             for wall in answer.get("missing") or [] if first else []:
                 output.warn(f"this machine cannot give the function the wall {wall!r}")
 

@@ -84,6 +84,8 @@ def print_deployed(done: dict[str, Any]) -> None:
         + (f"  ({spent})" if spent else "")
         + (f"  init {output.milliseconds(done['init_ms'])}" if done.get("init_ms") else "")
     )
+    for text in done.get("warnings") or []:
+        output.message(f"WARNING: {text}", output.YELLOW)
     for wall in done.get("missing") or []:
         output.message(
             f"WARNING: this machine cannot give the function the wall {wall!r}: `dayfly doctor` says what that costs.", output.YELLOW

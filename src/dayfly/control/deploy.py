@@ -119,7 +119,7 @@ class Deployer:
             self._catalog.put(function)
         await self._catalog.wait_applied()
         log.info("deployed", function=order.name, namespace=order.namespace, version=number)
-        return _deployed(order, number, clock, proved=proved, missing=proved.missing)
+        return _deployed(order, number, clock, proved=proved, missing=proved.missing, warnings=warnings_of(prepared.config, proved))
 
     async def _prepare(self, order: Order) -> tuple[Prepared, bundle.Unpacked]:
         """Unpack into a temporary folder and check everything that can be checked without starting anything."""
@@ -255,7 +255,9 @@ def missing_walls(config: FunctionConfig, features: Mapping[str, bool | str]) ->
     return tuple(f"{wall}: {seen[wall]}" for wall in WALLS if isinstance(seen.get(wall), str))
 
 
-def _deployed(order: Order, number: int, clock: _Clock, *, missing: tuple[str, ...], proved: Proved | None = None) -> Deployed:
+def _deployed(
+    order: Order, number: int, clock: _Clock, *, missing: tuple[str, ...], warnings: tuple[str, ...] = (), proved: Proved | None = None
+) -> Deployed:
     """The last word. Without `proved` the version was there before."""
     return Deployed(
         version=number,
@@ -264,8 +266,16 @@ def _deployed(order: Order, number: int, clock: _Clock, *, missing: tuple[str, .
         init_ms=round(proved.init_us / 1000, 3) if proved else None,
         start_ms=round(proved.start_us / 1000, 3) if proved else None,
         missing=missing,
+        warnings=warnings,
         seconds=clock.stop(),
     )
+
+
+def warnings_of(config: FunctionConfig, proved: Proved) -> tuple[str, ...]:
+    """What the proof showed that its owner should hear of, as sentences."""
+    if config.concurrency > 1 and not proved.is_async:
+        return (f"concurrency is {config.concurrency}, but the handler is not `async def`: calls in one instance run one after the other.",)
+    return ()
 
 
 def url_of(namespace: str, name: str) -> str:

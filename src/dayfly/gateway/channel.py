@@ -13,7 +13,9 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
+
+import msgspec
 
 from dayfly.runtime import frames
 
@@ -155,12 +157,19 @@ class VersionSocket:
         self.receiver.close()
 
 
+class Ready(msgspec.Struct):
+    """What an instance says of itself when its init ran (runtime/frames.py READY)."""
+
+    init_us: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
+    is_async: bool = msgspec.field(default=True, name="async")
+
+
 class Channel:
     """One instance's own socket, its progress page and its output pipe, seen from the gateway."""
 
     __slots__ = (
         "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "answered", "believed",
-        "entry", "exit", "head", "id", "init_us", "ready_at", "start_us", "started_at", "tail", "wanted",
+        "entry", "exit", "head", "id", "init_us", "is_async", "ready_at", "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
 
     def __init__(self, id: str, events: ChannelEvents, entry: Any, started_at: float) -> None:
@@ -170,6 +179,7 @@ class Channel:
         self.ready_at = 0.0
         self.start_us = 0
         self.init_us = 0
+        self.is_async = True  # whether its handler is; known when it is ready
         self.answered = 0
         self.accepted: object = None  # the node's Accepted
         self.exit: object = None  # the node's Exited
@@ -185,6 +195,14 @@ class Channel:
         self._socket: socket.socket | None = None
         self._output = -1
         self._progress: mmap.mmap | None = None
+
+    def became_ready(self, meta: bytes, now: float) -> None:
+        """It said READY at `now`. Raises msgspec.DecodeError when that is nonsense, and changes nothing then."""
+        said = msgspec.json.decode(meta, type=Ready)
+        self.ready_at = now
+        self.init_us = said.init_us
+        self.start_us = max(0, int((now - self.started_at) * 1e6) - self.init_us)
+        self.is_async = said.is_async
 
     def open(self, boot: bytes) -> tuple[socket.socket, int, int]:
         """Make the instance's descriptors: (its end of the answers socket, progress memfd, write end of the output pipe). The caller

@@ -275,15 +275,12 @@ class Fleet:
             self.on_end(channel, "garbage")
 
     def _on_ready(self, entry: Entry, channel: Channel, meta: bytes) -> None:
+        now = time.monotonic()
         try:
-            init_us = int(msgspec.json.decode(meta, type=dict[str, int]).get("init_us", 0))
+            channel.became_ready(meta, now)
         except msgspec.DecodeError:
             self.on_end(channel, "garbage")
             return
-        now = time.monotonic()
-        channel.ready_at = now
-        channel.init_us = max(0, init_us)
-        channel.start_us = max(0, int((now - channel.started_at) * 1e6) - channel.init_us)
         self._starting -= 1
         provers, entry.provers = entry.provers, []
         for prover in provers:

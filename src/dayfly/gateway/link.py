@@ -138,6 +138,7 @@ class Link:
                     log=channel.tail.decode("utf-8", "replace") if channel is not None else "",
                     walls=walls.walls if isinstance(walls, Accepted) else (),
                     missing=walls.missing if isinstance(walls, Accepted) else (),
+                    is_async=channel is None or channel.is_async,
                 )
             )
 

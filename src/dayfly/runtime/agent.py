@@ -60,14 +60,15 @@ def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str
         _fail(answers, outputs, error)
     instance = Instance(boot, answers, slots, scope, outputs)
     instance.finish_lines()
-    _ready(answers, began)
-    loop: Callable[..., Any] = concurrent.serve if handler.is_async(function) else sequential.serve
+    is_async = handler.is_async(function)
+    _ready(answers, began, is_async)
+    loop: Callable[..., Any] = concurrent.serve if is_async else sequential.serve
     loop(instance, inbox, function)
     os._exit(0)
 
 
-def _ready(answers: Answers, began: int) -> None:
-    answers.write(frame(READY, 0, meta=dumps({"init_us": (monotonic_ns() - began) // 1000})))
+def _ready(answers: Answers, began: int, is_async: bool) -> None:
+    answers.write(frame(READY, 0, meta=dumps({"init_us": (monotonic_ns() - began) // 1000, "async": is_async})))
 
 
 def _fail(answers: Answers, outputs: tuple[Output, Output], error: BaseException) -> "NoReturn":

@@ -55,7 +55,7 @@ def rehearse() -> None:
         split(boot.handler)
         is_async(_handler)
         instance = Instance(boot, stage, memoryview(page).cast("Q"), scope, outputs)
-        stage.write(frame(READY, 0, meta=dumps({"init_us": 1})))
+        stage.write(frame(READY, 0, meta=dumps({"init_us": 1, "async": False})))
         for kind, meta, body in ((DIRECT, b"", b'{"a":1}'), (HTTP, HEAD, b'{"a":1}'), (HTTP, HEAD, b"")):
             head = REQUEST.pack(kind, 0, 4, len(meta), number + 1, monotonic_ns() + 10**12)
             requests.send(head + b"call" + meta + body)

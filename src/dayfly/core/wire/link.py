@@ -64,6 +64,7 @@ class Proved(msgspec.Struct, frozen=True, tag="proved"):
     log: str = ""
     walls: tuple[str, ...] = ()  # isolation that holds for this instance, e.g. ("pidns", "mountns", "seccomp", …)
     missing: tuple[str, ...] = ()  # isolation that could not be had here
+    is_async: bool = True  # whether the handler is; only such a one runs several calls at once in one instance
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied"):
