@@ -1,6 +1,5 @@
 """The control API through its ASGI application over a real control plane: who may, what comes back, what bad input gets."""
 
-import io
 import json
 import logging
 import re
@@ -440,20 +439,18 @@ def test_bad_addresses_get_the_errors_of_the_table(method: str, path: str, code:
 
 
 @pytest.fixture
-def platform_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """Log events as the platform writes them; the process's own set-up comes back afterwards."""
+def platform_log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """Log events as the platform writes them, to standard error; the process's own set-up comes back afterwards."""
     handlers, level = logging.root.handlers[:], logging.root.level
     logging.root.handlers.clear()
-    written = io.StringIO()
-    monkeypatch.setattr("sys.stderr", written)
     telemetry.configure("control", json=True)
-    yield written
+    yield capsys
     structlog.reset_defaults()
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
 
 
-def test_a_defect_of_ours_is_a_500_with_an_incident_id_and_without_the_request(platform_log: io.StringIO) -> None:
+def test_a_defect_of_ours_is_a_500_with_an_incident_id_and_without_the_request(platform_log: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         async with api() as c:
 
@@ -463,7 +460,7 @@ def test_a_defect_of_ours_is_a_500_with_an_incident_id_and_without_the_request(p
             c.world.control.access.put_secret = broken  # type: ignore[method-assign]
             status, body = await c("PUT", "/secrets/db", content=b"hunter2")
             assert status == 500 and body["error"]["code"] == "internal" and body["error"]["incident"] in body["error"]["message"]
-            said = platform_log.getvalue()
+            said = platform_log.readouterr().err
             assert body["error"]["incident"] in said and "hunter2" not in said
             assert c.http.headers["authorization"].split("_")[2] not in said
 
