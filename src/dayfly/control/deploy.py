@@ -109,7 +109,7 @@ class Deployer:
         async with self.changing(order.namespace, order.name):
             present = await self._store(_same_as_live, order.namespace, order.name, prepared)
             if present is not None:
-                return _deployed(order, present, clock, missing=missing_walls(prepared.config, (await self.node.facts()).features))
+                return _deployed(order, present, clock, missing=await self._missing(prepared.config))
             await self._build(prepared, clock, held)
             number = await self._store(functions.reserve_number, order.namespace, order.name)
             version = _version(order, prepared, number)
@@ -155,6 +155,9 @@ class Deployer:
             prepared.layer_digest, prepared.requirements, prepared.config.runtime, lambda text: clock.emit(Output(text=text))
         )
 
+    async def _missing(self, config: FunctionConfig) -> tuple[str, ...]:
+        return missing_walls(config, (await self.node.facts()).features)
+
     async def _prove(self, version: Version, clock: "_Clock") -> Proved:
         """Start one instance of the version; raise Refusal init_failed (the user's code) or start_failed (ours)."""
         clock.stage("prove", f"{version.config.runtime}, {version.config.memory_mb} MB")
@@ -162,7 +165,8 @@ class Deployer:
         assert function is not None
         proved = await self.link.prove(function, version.number, self._settings.init_timeout_seconds + PROVE_SLACK_SECONDS)
         if proved.ok:
-            return proved
+            # An instance that is ready before the node has said what it is made of proves nothing about walls.
+            return proved if proved.missing else msgspec.structs.replace(proved, missing=await self._missing(version.config))
         error = proved.error
         said = f"{error.get('errorType', 'Error')}: {error.get('errorMessage', 'no message')}"
         if error.get("errorType") == "Sandbox.Failure":
