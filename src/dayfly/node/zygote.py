@@ -21,6 +21,10 @@ import select
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dayfly.sandbox import launch
+
 MESSAGE_BYTES_MAX = 16 * 1024
 DESCRIPTORS_MAX = 16
 OWN_DESCRIPTORS_FROM = 200  # received descriptors take the lowest free numbers: 3, 4, 5 … must be free
@@ -32,7 +36,7 @@ def load(source: str) -> None:
     sys.path.append(source)
     try:
         from dayfly.runtime import agent
-        from dayfly.sandbox import launch  # noqa: F401
+        from dayfly.sandbox import heap, launch  # noqa: F401
 
         agent.rehearse_import()
     finally:
@@ -52,12 +56,19 @@ def high(descriptor: int) -> int:
     return moved
 
 
+def noticed(*_: object) -> None:
+    """SIGCHLD's handler: that a byte arrives at the wake pipe is all that is wanted. A function of the module, so that a child
+    that takes it out does not take it apart."""
+
+
 class Zygote:
     """State of the loop: the control socket, the children, and what all children use."""
 
     def __init__(self, control: "_socket.socket", config: dict[str, object]) -> None:
+        from dayfly.runtime import agent
         from dayfly.sandbox import launch, syscalls
 
+        self.agent = agent
         self.control = control
         self.config = config
         self.sys = syscalls
@@ -66,11 +77,10 @@ class Zygote:
         self.own_pid_space = bool(config["pidns"])
         self.home = high(os.open("/proc/self/ns/pid", os.O_RDONLY)) if self.own_pid_space else -1
         self.thread_id_address = 0
-        self.pid = os.getpid()
 
     def prepare(self) -> None:
         """Walls that all children share, once: the small root, the empty bounding set, the filters."""
-        from dayfly.sandbox import mounts
+        from dayfly.sandbox import heap, mounts
 
         if self.config["into_cgroup"]:
             self.thread_id_address = self.sys.find_thread_id_address()
@@ -93,7 +103,9 @@ class Zygote:
         for name in ("root", "null"):
             setattr(self.kit, name, high(getattr(self.kit, name)))
         # What a child would do for the first time is done here: its pages are then shared, and its start is shorter.
-        sys.modules["dayfly.runtime.agent"].rehearse()
+        heap.fill_holes()
+        self.agent.rehearse()
+        heap.fill_holes()
         gc.disable()  # a child's agent enables it again
         gc.collect()
         gc.freeze()
@@ -102,7 +114,7 @@ class Zygote:
         """Obey until the node is gone."""
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         wake, waker = high(wake), high(waker)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, noticed)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
@@ -133,7 +145,7 @@ class Zygote:
             if flags & _socket.MSG_CTRUNC or descriptors.tolist() != expected:
                 raise OSError(errno.EBADF, f"descriptors arrived as {descriptors.tolist()}")
             self.start(message)
-        except OSError as error:
+        except Exception as error:  # whatever is wrong with one start must not end the instances that run
             self.send_failure(message["instance"], "fork", error)
             self.send(f"exited {message['instance']} refused 0 0 0".encode())
         finally:
@@ -143,9 +155,10 @@ class Zygote:
 
     def start(self, ticket: dict[str, object]) -> None:
         """Fork one instance. In the child this never returns."""
+        child = self.launch.Child(ticket, self.kit)
         pid = self.fork(ticket)
         if pid == 0:
-            self.become(ticket)
+            self.become(child)
         instance = str(ticket["instance"])
         self.children[pid] = instance
         credentials = array.array("i", [pid, os.getuid(), os.getgid()])
@@ -174,19 +187,17 @@ class Zygote:
                 self.sys.setns(self.home, spaces)
         return pid
 
-    def become(self, ticket: dict[str, object]) -> None:
+    def become(self, child: "launch.Child") -> None:
         """The child: into the sandbox, then serve calls. Never returns."""
-        child = self.launch.Child(ticket, self.kit, 0 if self.own_pid_space else self.pid)
         try:
             signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # not `signal`: its enums alone touch 30 pages of each child
             child.enter()
         except BaseException as error:
-            self.send_failure(str(ticket["instance"]), child.step, error)
+            self.send_failure(str(child.ticket["instance"]), child.step, error)
             os._exit(1)
         try:
-            from dayfly.runtime import agent
-
+            agent = self.agent
             if child.folders:
                 agent.serve(3, 4, 5, task_root=child.folders[0], layer_root=child.folders[1])
             agent.serve(3, 4, 5)
@@ -249,6 +260,7 @@ def main() -> None:
     control = _socket.socket(fileno=high(int(sys.argv[1])))
     config = json.loads(control.recv(MESSAGE_BYTES_MAX))
     sys.argv[:] = [sys.argv[0]]
+    os.environ.pop("LD_BIND_NOW", None)  # done: not for user code
     load(config["source"])
     from dayfly.sandbox import launch, mounts, syscalls
 

@@ -91,15 +91,16 @@ def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
     return [task_root, *extra, *layer, stdlib, f"{stdlib}/lib-dynload"]
 
 
-_ours: list[str] = []  # names of our modules, as `settle` found them
-_kept: list[object] = []  # the modules themselves: taking them apart would touch their pages in every instance
+_kept: list[object] = []  # our modules, hidden from user code by `settle`; nothing of them is taken apart
 
 
 def settle() -> None:
     """What all instances of a zygote have in common, done in the zygote so that no child pays for looking through its whole
     interpreter (each object looked at is a page copied). `enter` does it where no zygote did."""
-    _ours[:] = [name for name in sys.modules if name == "dayfly" or name.startswith("dayfly.")]
-    _kept[:] = [sys.modules[name] for name in _ours]
+    for name in [name for name in sys.modules if name == "dayfly" or name.startswith("dayfly.")]:
+        _kept.append(sys.modules.pop(name))  # a bundle may bring modules of this name
+    _kept.append(sys.modules["__main__"])
+    sys.modules["__main__"] = types.ModuleType("__main__")
     stdlib = os.path.dirname(os.__file__)
     for path in [path for path in sys.path_importer_cache if not path.startswith(stdlib)]:
         del sys.path_importer_cache[path]  # looked up before the sandbox's own folders are in place
@@ -114,7 +115,7 @@ def settle() -> None:
 
 def enter(boot: Boot, task_root: str, layer_root: str) -> None:
     """Make this process the function's: environment, import path, fresh randomness, default signals, no trace of the zygote's."""
-    if not _ours:
+    if not _kept:
         settle()
     variables = environment(boot, task_root, layer_root)
     for name in variables:
@@ -122,9 +123,6 @@ def enter(boot: Boot, task_root: str, layer_root: str) -> None:
     if "TZ" in variables:
         time.tzset()
     sys.path[:] = import_path(boot, task_root, layer_root)
-    for name in _ours:
-        sys.modules.pop(name, None)  # a bundle may bring modules of this name
-    sys.modules["__main__"] = types.ModuleType("__main__")
     for number in SIGNALS:
         _signal.signal(number, _signal.SIG_DFL)
     atexit._clear()

@@ -6,9 +6,7 @@ those pages and with time on the cold path. Must change nothing that an instance
 no random state, no descriptor left open. Called by the node's zygote, once, before it freezes its heap.
 """
 
-import os
 import sys
-import types
 from _socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, socketpair
 from mmap import mmap
 from time import monotonic_ns
@@ -17,7 +15,7 @@ from dayfly.runtime import sequential
 from dayfly.runtime.answers import Answers, frame
 from dayfly.runtime.boot import Boot, environment, import_path, settle
 from dayfly.runtime.frames import BOOT, CONTROL, DIRECT, HTTP, PROGRESS_BYTES, READY, REQUEST
-from dayfly.runtime.handler import is_async, split
+from dayfly.runtime.handler import is_async, is_plain_file, run_source, split
 from dayfly.runtime.inbox import Inbox
 from dayfly.runtime.instance import Instance
 from dayfly.runtime.jsontext import dumps
@@ -95,19 +93,11 @@ def handler(event, context):
 
 
 def rehearse_import() -> None:
-    """Import a module from its source a few times, as an instance does with the user's: finding, compiling and executing it touch much
-    that is made on first use. Needs /proc, so it is called before the zygote's walls stand."""
-    package: Any = sys.modules["dayfly.runtime"]
-    loader = type(package.__loader__)  # importlib's SourceFileLoader, wherever it is kept
-    descriptor = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, SOURCE)
-        for _ in range(ROUNDS):
-            for finder in sys.meta_path:
-                finder.find_spec("dayfly_no_such_module", None)
-            module = types.ModuleType("rehearsal")
-            exec(loader("rehearsal", f"/proc/self/fd/{descriptor}").get_code("rehearsal"), vars(module))  # noqa: S102  (our own text)
-    except OSError:
-        return  # no /proc here: instances then do it for the first time themselves
-    finally:
-        os.close(descriptor)
+    """Run a module's source a few times, and look for one that is not there, as an instance does with the user's. Called before the
+    zygote's walls stand, while the import system still finds everything."""
+    for _ in range(ROUNDS):
+        for finder in sys.meta_path:
+            finder.find_spec("dayfly_no_such_module", None)
+        is_plain_file("rehearsal", "/")
+        run_source("rehearsal", "/rehearsal.py", SOURCE)
+        del sys.modules["rehearsal"]

@@ -10,6 +10,9 @@ import stat
 from dayfly.sandbox import syscalls as sys_
 
 READ_ONLY = sys_.MOUNT_ATTR_RDONLY | sys_.MOUNT_ATTR_NOSUID | sys_.MOUNT_ATTR_NODEV
+TMPFS_FLAGS = sys_.MS_NOSUID | sys_.MS_NODEV
+PROC_FLAGS = sys_.MS_NOSUID | sys_.MS_NODEV | sys_.MS_NOEXEC
+PROC_OPTIONS = "subset=pid,hidepid=2"  # subset: Linux 5.8; a private root needs 5.12
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9))
 DEVICE_LINKS = (
     ("fd", "/proc/self/fd"),
@@ -214,15 +217,11 @@ def read_file(path: str) -> bytes | None:
 
 def mount_proc(target: str = "/proc") -> None:
     """This pid namespace's own /proc, processes only: no kernel files, nobody else's processes."""
-    flags = sys_.MS_NOSUID | sys_.MS_NODEV | sys_.MS_NOEXEC
-    try:
-        sys_.mount("proc", target, "proc", flags, "subset=pid,hidepid=2")
-    except OSError:  # before Linux 5.8 there is no subset
-        sys_.mount("proc", target, "proc", flags, "hidepid=2")
+    sys_.mount("proc", target, "proc", PROC_FLAGS, PROC_OPTIONS)
 
 
 def mount_tmpfs(target: str, options: str) -> None:
-    sys_.mount("tmpfs", target, "tmpfs", sys_.MS_NOSUID | sys_.MS_NODEV, options)
+    sys_.mount("tmpfs", target, "tmpfs", TMPFS_FLAGS, options)
 
 
 def remount_read_only(target: str) -> None:

@@ -7,6 +7,7 @@ call's errno. Called by the other modules of this room and by node/.
 import ctypes
 import os
 import signal
+from functools import partial
 from struct import Struct, pack
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,9 +46,9 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 SECCOMP_MODE_FILTER = 2
 
 # These numbers are the same on every architecture (calls added after Linux 5.0).
-_PIDFD_SEND_SIGNAL, _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLONE3 = 424, 428, 429, 434, 435
-_CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 436, 437, 442
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_PIDFD_SEND_SIGNAL, _OPEN_TREE, MOVE_MOUNT, _PIDFD_OPEN, _CLONE3 = 424, 428, 429, 434, 435
+CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 436, 437, 442
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 
 
 _SPACE_NAMES = {
@@ -61,57 +62,67 @@ def _named(flags: int) -> str:
     return "new " + " and ".join(name for flag, name in _SPACE_NAMES.items() if flags & flag)
 
 
-def _fail(what: str) -> OSError:
+def failure(what: str) -> OSError:
+    """The error that the last call left."""
     number = ctypes.get_errno()
     return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def prepared(function: str, *arguments: object) -> "partial[int]":
+    """A call of libc that is ready to be made: nothing is looked up any more. `arguments`: integers, bytes (passed by their
+    address), or ctypes objects, whose values are those of the moment of the call. It returns what the function returns as a C
+    int; `failure` tells why when that is -1."""
+    entry = _libc[function]
+    entry.argtypes = [ctypes.c_void_p] * len(arguments)
+    return partial(entry, *arguments)
 
 
 def _call(what: str, number: int, *arguments: object) -> int:
     """A raw system call. `arguments`: integers, bytes, or ctypes buffers; missing ones are zero."""
     result: int = _syscall(number, *arguments, *(0,) * (6 - len(arguments)))
     if result == -1:
-        raise _fail(what)
+        raise failure(what)
     return result
 
 
 def unshare(flags: int) -> None:
     if _libc.unshare(flags):
-        raise _fail(_named(flags))
+        raise failure(_named(flags))
 
 
 def setns(descriptor: int, kind: int) -> None:
     if _libc.setns(descriptor, kind):
-        raise _fail(f"setns {kind:#x}")
+        raise failure(f"setns {kind:#x}")
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
     """mount(2). `kind`: the file system's type; `flags`: MS_*; `data`: its options."""
     if _libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode() or None):
-        raise _fail(f"mount {kind or 'flags'} on {target}")
+        raise failure(f"mount {kind or 'flags'} on {target}")
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
     if _libc.umount2(os.fsencode(target), flags):
-        raise _fail(f"umount {target}")
+        raise failure(f"umount {target}")
 
 
 def pivot_root(new: str, old: str) -> None:
     if _libc.pivot_root(os.fsencode(new), os.fsencode(old)):
-        raise _fail("pivot_root")
+        raise failure("pivot_root")
 
 
 def sethostname(name: str) -> None:
     """Of the uts namespace this process is in."""
     raw = name.encode()
     if _libc.sethostname(raw, ctypes.c_size_t(len(raw))):
-        raise _fail("sethostname")
+        raise failure("sethostname")
 
 
 def prctl(option: int, *arguments: object) -> int:
     """prctl(2): `option` is PR_*; `arguments`: integers or ctypes pointers."""
     result: int = _libc.prctl(option, *(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments), 0, 0)
     if result == -1:
-        raise _fail(f"prctl {option}")
+        raise failure(f"prctl {option}")
     return result
 
 
@@ -125,15 +136,17 @@ def drop_bounding_set() -> None:
             prctl(PR_CAPBSET_DROP, capability, 0)
 
 
+NO_CAPABILITIES = (pack("<Ii", 0x20080522, 0), bytes(24))  # _LINUX_CAPABILITY_VERSION_3, this thread; all three sets empty
+
+
 def drop_capabilities() -> None:
     """Empty the effective, permitted and inheritable sets; the kernel empties the ambient set with them."""
-    header = pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
-    if _libc.capset(header, bytes(24)):
-        raise _fail("capset")
+    if _libc.capset(*NO_CAPABILITIES):
+        raise failure("capset")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    _call("close_range", _CLOSE_RANGE, first, last, 0)
+    _call("close_range", CLOSE_RANGE, first, last, 0)
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
@@ -158,7 +171,7 @@ def mount_setattr(descriptor: int, attributes: int, flags: int = 0, path: str = 
 def move_mount(descriptor: int, target: str) -> None:
     """Attach a detached mount at `target`."""
     raw = os.fsencode(target)
-    _call(f"move_mount to {target}", _MOVE_MOUNT, descriptor, b"", AT_FDCWD, raw, MOVE_MOUNT_F_EMPTY_PATH)
+    _call(f"move_mount to {target}", MOVE_MOUNT, descriptor, b"", AT_FDCWD, raw, MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def pidfd_open(pid: int) -> int:
@@ -193,10 +206,10 @@ def fork_with(flags: int, cgroup: int = -1, thread_id_address: int = 0) -> int:
     if pid == 0:
         _after_fork_child()
         return 0
-    failure = _fail(f"clone3, {_named(flags)}") if pid < 0 else None
+    error = failure(f"clone3, {_named(flags)}") if pid < 0 else None
     _after_fork_parent()
-    if failure is not None:
-        raise failure
+    if error is not None:
+        raise error
     return pid
 
 
@@ -225,27 +238,42 @@ def find_thread_id_address() -> int:
 
 def landlock_abi() -> int:
     """Version of the kernel's Landlock interface. Raises OSError when there is none."""
-    return _call("landlock", _LANDLOCK_CREATE, None, 0, 1)
+    return _call("landlock", LANDLOCK_CREATE, None, 0, 1)
+
+
+def landlock_attributes(files: int, network: int, scoped: int) -> tuple[bytes, int]:
+    """A ruleset's description and its length, for a ruleset that handles these rights; pass 0 for what the kernel's version does
+    not know."""
+    return pack("<QQQ", files, network, scoped), 24 if scoped else 16 if network else 8
+
+
+def landlock_rule(rights: int, directory: int) -> bytes:
+    """Allows `rights` beneath the directory (or on the file) that an O_PATH descriptor names."""
+    return pack("<Qi", rights, directory)
 
 
 def landlock_create(files: int, network: int, scoped: int) -> int:
-    """A ruleset that handles these access rights; pass 0 for what the kernel's version does not know."""
-    attributes = pack("<QQQ", files, network, scoped)
-    size = 24 if scoped else 16 if network else 8
-    return _call("landlock_create_ruleset", _LANDLOCK_CREATE, attributes, size, 0)
+    """A ruleset that handles these access rights (see `landlock_attributes`)."""
+    return _call("landlock_create_ruleset", LANDLOCK_CREATE, *landlock_attributes(files, network, scoped), 0)
 
 
 def landlock_allow(ruleset: int, directory: int, rights: int) -> None:
-    """Allow `rights` beneath the directory (or on the file) that an O_PATH descriptor names."""
-    _call("landlock_add_rule", _LANDLOCK_ADD, ruleset, 1, pack("<Qi", rights, directory), 0)
+    _call("landlock_add_rule", LANDLOCK_ADD, ruleset, 1, landlock_rule(rights, directory), 0)
 
 
 def landlock_restrict(ruleset: int) -> None:
-    _call("landlock_restrict_self", _LANDLOCK_RESTRICT, ruleset, 0)
+    _call("landlock_restrict_self", LANDLOCK_RESTRICT, ruleset, 0)
+
+
+class Filter:
+    """A BPF program (8-byte instructions) as the kernel wants it; `header` holds the address of the rest."""
+
+    def __init__(self, program: bytes) -> None:
+        self._program = ctypes.create_string_buffer(program, len(program))
+        self.header = pack("@HP", len(program) // 8, ctypes.addressof(self._program))
 
 
 def seccomp_filter(program: bytes) -> None:
-    """Install a BPF program (8-byte instructions) for this thread and all it starts. Needs no_new_privs."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    descriptor = ctypes.create_string_buffer(pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_void_p(ctypes.addressof(descriptor)))
+    """Install a BPF program for this thread and all it starts. Needs no_new_privs."""
+    made = Filter(program)
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_char_p(made.header))

@@ -1,0 +1,29 @@
+"""The heap that a zygote leaves to its children."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import ctypes, random, sys
+sys.path.insert(0, sys.argv[1])
+from dayfly.sandbox import heap
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_size_t, [ctypes.c_size_t], [ctypes.c_size_t]
+chunks = [libc.malloc(size) for size in random.Random(1).choices(range(40, 4000, 8), k=4000)]
+for chunk in chunks[::2]:
+    libc.free(chunk)
+def pages():
+    return len({libc.malloc(200 + i) // 4096 for i in range(64)})
+before = pages()
+heap.fill_holes()
+print(before, pages())
+"""
+
+
+def test_after_filling_the_holes_new_memory_lies_side_by_side() -> None:
+    source = str(Path(__file__).parents[2] / "src")
+    done = subprocess.run([sys.executable, "-c", PROGRAM, source], capture_output=True, text=True, timeout=60, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 8  # the holes lay scattered
+    assert after <= 5  # 64 chunks of 232 bytes on average fill four pages
