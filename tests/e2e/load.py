@@ -6,6 +6,7 @@ under load and of bad days.
 """
 
 import http.client
+import itertools
 import json
 import threading
 from collections import Counter
@@ -23,6 +24,8 @@ def handler(event, context):
     return {{"id": context.aws_request_id, "version": VERSION, "sent": event["sent"]}}
 """
 
+_serials = itertools.count(1)  # call ids never repeat within a session
+
 
 @dataclass
 class Load:
@@ -39,6 +42,7 @@ class Load:
     sent: int = 0
 
     def __post_init__(self) -> None:
+        self._serial = next(_serials)
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._running = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(self.threads)]
@@ -72,7 +76,7 @@ class Load:
         connection, count = http.client.HTTPConnection(*self.platform.address, timeout=60), 0
         while not self._over.is_set():
             count += 1
-            identity = f"load-{number}-{count}-{id(self):x}"
+            identity = f"load-{self._serial}-{number}-{count}"
             try:
                 self._call(connection, identity)
             except (http.client.HTTPException, OSError) as error:

@@ -44,7 +44,7 @@ def stack_of(error: dict[str, Any]) -> list[str]:
 def start_death(channel: Channel) -> tuple[dict[str, Any], str]:
     """Why a start came to nothing: (error as callers see it, code)."""
     exit_ = channel.exit
-    if isinstance(exit_, Exited) and exit_.reason == "refused":
+    if isinstance(exit_, Exited) and (exit_.reason == "refused" or exit_.refusal):
         code = exit_.refusal if exit_.refusal in BY_CODE else "start_failed"
         return error_of("Sandbox.Failure", exit_.detail or "The node refused the start.") | {"code": code}, code
     if exit_ is None:

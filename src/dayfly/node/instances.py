@@ -190,7 +190,8 @@ class Instances:
         found = self._live.pop(instance)
         usage = found.group.usage() if found.group is not None else cgroup.Usage(-1, -1, 0)
         self._give_back(found)
-        reason = "refused" if found.failure or kind == "refused" else "signal" if kind == "signal" else "exit"
+        orphaned = kind == "orphaned"  # by its zygote: no fault of the user's code, however far it had come
+        reason = "refused" if found.failure or kind == "refused" else "signal" if kind == "signal" or orphaned else "exit"
         if reason == "signal" and usage.oom_kills and code == 9:
             reason = "oom"  # also after a kill: who sees its socket close asks for one, and that may overtake this news
         found.tell(
@@ -198,7 +199,8 @@ class Instances:
                 instance,
                 reason=reason,  # type: ignore[arg-type]
                 code=code,
-                detail=found.failure,
+                detail=found.failure or ("Its zygote was lost." if orphaned else ""),
+                refusal="start_failed" if orphaned else "",
                 cpu_us=usage.cpu_us if usage.cpu_us >= 0 else cpu_us,
                 memory_peak_bytes=usage.memory_peak_bytes if usage.memory_peak_bytes >= 0 else peak_bytes,
             )
@@ -217,7 +219,7 @@ class Instances:
         for instance, pid in lost.items():
             if pid == 0:
                 self._live[instance].failure = "its zygote died before it was forked"
-            self.exited(instance, "signal", 9, 0, 0)
+            self.exited(instance, "orphaned", 9, 0, 0)
 
     # Zygotes
 

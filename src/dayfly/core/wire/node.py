@@ -60,7 +60,7 @@ class Exited(msgspec.Struct, frozen=True, tag="exited"):
     reason: Literal["exit", "signal", "oom", "refused"]  # refused: it never started; `detail` says why
     code: int = 0  # exit status or signal number
     detail: str = ""
-    refusal: str = ""  # why it was refused, as a code of core/model/errors.py; empty: start_failed
+    refusal: str = ""  # a code of core/model/errors.py: why it was refused (empty: start_failed), or that its end was not its own doing
     cpu_us: int = 0
     memory_peak_bytes: int = 0
 
