@@ -1,6 +1,6 @@
 """Handlers that tests deploy into sandboxes: source texts. They report what they see; the tests judge."""
 
-LOOK = '''
+LOOK = """
 import ctypes, json, os, socket, sys
 
 def attempt(action):
@@ -32,11 +32,11 @@ def family(number, kind=socket.SOCK_STREAM):
 
 def handler(event, context):
     return attempt(lambda: eval(event, globals()))
-'''
+"""
 
 ECHO = "def handler(event, context):\n    return event\n"
 
-LIBRARIES = '''
+LIBRARIES = """
 import asyncio, hashlib, multiprocessing, ssl, subprocess, sys, threading, tempfile, concurrent.futures
 
 def square(n):
@@ -64,4 +64,4 @@ def handler(event, context):
     found["queue"] = queue.get(timeout=10)
     process.join()
     return found
-'''
+"""

@@ -150,7 +150,7 @@ def test_v1_for_real(real_v1: Groups) -> None:
         for descriptor in group.descriptors.values():
             os.write(descriptor, b"0")
         data = bytearray(8 << 20)
-        data[:: 4096] = b"x" * len(data[::4096])
+        data[::4096] = b"x" * len(data[::4096])
         os._exit(0)
     os.waitpid(pid, 0)
     usage = group.usage()

@@ -98,9 +98,7 @@ def test_privileges(rig: Rig, client: Client) -> None:
     status = look.call("status()")
     if rig.filtered:  # without its own /proc it cannot read this about itself
         assert str(status).startswith("PermissionError")
-        status = dict(
-            line.split(":", 1) for line in Path(f"/proc/{client.wait_accepted(look.name).pid}/status").read_text().splitlines()
-        )
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{client.wait_accepted(look.name).pid}/status").read_text().splitlines())
     assert isinstance(status, dict)
     for name in ("CapInh", "CapPrm", "CapEff", "CapAmb", *(["CapBnd"] if rig.uid == 0 or not rig.filtered else [])):
         assert int(status[name], 16) == 0, name
