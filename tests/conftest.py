@@ -18,6 +18,8 @@ def _interrupt(number: int, frame: object) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Called by pytest once, before collecting."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # A run started in the background ignores Ctrl-C, and so would everything that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -138,7 +138,6 @@ async def local_place() -> AsyncIterator[Place]:
     from tests.node.rig import Rig
 
     rig = Rig()
-    rig.start()
     provider = LocalProvider(rig.layout.node_socket)
     running = asyncio.get_running_loop().create_task(provider.run())
     place = Place(provider, rig.code(SOURCE), rig.kill)

@@ -77,7 +77,7 @@ def test_a_failing_init_shows_the_users_frames_and_none_of_ours(every: Start) ->
     text = b"\n".join(f.body for f in instance.seen if f.kind == frames.LOG).decode()
     assert text.startswith("[ERROR] RuntimeError: top\nTraceback (most recent call last):\n")
     assert "Caused by ValueError: deep" in text and "in inner\n    raise ValueError('deep')" in text
-    assert "dayfly" not in text.replace("dayfly-runtime-", "")
+    assert "dayfly" not in text.replace(str(instance.task), "")
 
 
 def test_a_users_module_named_like_a_loaded_one_is_refused_by_name(start: Start) -> None:
