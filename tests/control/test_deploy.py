@@ -297,7 +297,7 @@ def test_rollback_aliases_and_removal_reach_the_gateways() -> None:
                 await w.control.functions.put_alias("default", "hello", "live", {3: 0.9, 2: 0.1})
                 await w.gateway.wait_told(link.FunctionChanged, 7)
                 assert w.live() == ((2, 0.1), (3, 0.9))
-                assert [version.number for version in w.gateway.functions[("default", "hello")].versions] == [2, 3]
+                assert [version.number for version in w.gateway.functions[("default", "hello")].versions] == [1, 2, 3]
                 await w.control.functions.remove("default", "hello")
                 await w.gateway.wait_told(link.FunctionRemoved)
                 assert w.gateway.functions == {}

@@ -52,7 +52,7 @@ class Rig:
         self.fleet.functions_changed(self.known(), None)
 
     def known(self) -> set[tuple[str, str, int]]:
-        return {version.key for it in self.catalog.functions.values() for version in it.versions}
+        return {version.key for it in self.catalog.functions.values() for version in it.versions if version.number in it.named}
 
     async def raw(self, data: bytes) -> bytes:
         """Send bytes on a new connection, read everything until the gateway closes it."""

@@ -445,3 +445,25 @@ def test_a_ready_that_no_runtime_sends_is_garbage(meta):
     """A number that does not fit into a message to control would break the link for everybody."""
     with pytest.raises(msgspec.DecodeError):
         msgspec.json.decode(meta, type=Ready)
+
+
+def test_a_kept_version_is_called_by_its_number_and_only_named_ones_are_kept_warm():
+    async def handler(call: TakenCall) -> FakeAnswer:
+        return FakeAnswer(str(call.instance.boot["version"]).encode())
+
+    async def main():
+        async with gateway(Behaviour(handler)) as rig:
+            old, new = function(number=1, min_instances=2), function(number=2, min_instances=1)
+            both = msgspec.structs.replace(new, versions=(*old.versions, *new.versions))
+            rig.serve(both)
+            rig.fleet.warm(both)
+            assert (await rig.request("GET", "/function/hello"))[2] == b"2"
+            assert (await rig.request("GET", "/function/hello:1"))[2] == b"1"
+            assert [it.boot.get("version") for it in rig.behaviour.instances].count(1) == 1
+            back = msgspec.structs.replace(both, aliases=old.aliases)
+            rig.serve(back)
+            rig.fleet.warm(back)
+            await until(lambda: sum(it.boot.get("version") == 1 for it in rig.provider.alive.values()) >= 2)
+            await until(lambda: not any(it.boot.get("version") == 2 for it in rig.provider.alive.values()))
+
+    run(main())

@@ -96,13 +96,12 @@ class Catalog:
 
 
 def load_function(tx: sa.Connection, vault: Vault, namespace: str, name: str, extra: Version | None = None) -> Function | None:
-    """A function as gateways need it: the versions its aliases name, then `extra` (one being proved), and their secrets.
+    """A function as gateways need it: the kept versions, then `extra` (one being proved), and their secrets.
 
     None when there is no such function and no `extra`. Raises Refusal data_unusable when a secret cannot be opened.
     """
     aliases = functions.aliases_of(tx, namespace, name)
-    named = {number for alias in aliases for number, _ in alias.weights}
-    versions = [version for version in functions.versions_of(tx, namespace, name) if version.number in named]
+    versions = functions.versions_of(tx, namespace, name)
     if extra is not None:
         versions.append(extra)
     if not versions:

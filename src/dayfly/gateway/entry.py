@@ -36,7 +36,7 @@ class Entry:
         self.pool = Pool(
             PoolLimits(
                 concurrency=config.concurrency,
-                min_instances=config.min_instances,
+                min_instances=min_instances_of(function, version),
                 max_instances=config.max_instances,
                 queue_max=config.queue_max,
                 keep_alive_seconds=config.keep_alive_seconds,
@@ -63,9 +63,11 @@ class Entry:
         }
 
     def serves(self, function: Function, version: Version) -> bool:
-        """Whether this entry is the one for `version` as `function` has it now: same version, same secrets."""
+        """Whether this entry is the one for `version` as `function` has it now: same version, same secrets, same floor."""
         if self.function is not function:
             if self.version != version or self.secrets != secrets_of(function, version):
+                return False
+            if self.pool.limits.min_instances != min_instances_of(function, version):
                 return False
             self.function = function
         return True
@@ -106,3 +108,8 @@ class Entry:
 
 def secrets_of(function: Function, version: Version) -> dict[str, bytes]:
     return {name: function.secrets[name] for name in version.config.secrets if name in function.secrets}
+
+
+def min_instances_of(function: Function, version: Version) -> int:
+    """Only what an alias names is kept warm."""
+    return version.config.min_instances if version.number in function.named else 0

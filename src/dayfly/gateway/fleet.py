@@ -103,7 +103,7 @@ class Fleet:
         return entry.pool.abandoned(call)
 
     def functions_changed(self, keys: set[tuple[str, str, int]], prefix: tuple[str, str] | None) -> None:
-        """Drain entries that the catalog no longer lists; with `prefix` only those of one (namespace, function)."""
+        """Drain entries whose versions no alias names any more; with `prefix` only those of one (namespace, function)."""
         now = time.monotonic()
         for key, entry in list(self._entries.items()):
             if key in keys or (prefix is not None and key[:2] != prefix):
@@ -116,7 +116,7 @@ class Fleet:
     def warm(self, function: Function) -> None:
         """Bring up min_instances of every version an alias names."""
         for version in function.versions:
-            if version.config.min_instances:
+            if version.config.min_instances and version.number in function.named:
                 entry = self.entry(function, version)
                 entry.pool.ensure(version.config.min_instances, time.monotonic())
                 self._carry_out(entry)

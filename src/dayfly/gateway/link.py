@@ -113,7 +113,7 @@ class Link:
         self._say(Applied(self._catalog.revision))
 
     def known(self) -> set[tuple[str, str, int]]:
-        """Keys of all versions the catalog lists."""
+        """Keys of all versions that an alias names."""
         return {key for function in self._catalog.functions.values() for key in _keys(function)}
 
     def _prove(self, message: Prove) -> None:
@@ -190,4 +190,5 @@ class Link:
 
 
 def _keys(function: Function) -> set[tuple[str, str, int]]:
-    return {version.key for version in function.versions}
+    """Versions whose instances stay: those an alias names."""
+    return {version.key for version in function.versions if version.number in function.named}

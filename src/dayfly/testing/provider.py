@@ -127,6 +127,7 @@ class FakeInstance:
     def __init__(self, place: FakeProvider, start: Start, descriptors: list[int]) -> None:
         self.start = start
         self.calls: list[TakenCall] = []
+        self.boot: dict[str, Any] = {}  # what BOOT said, once it was read
         self.closed = False
         self.task: asyncio.Task[None] | None = None
         self._place = place

@@ -58,7 +58,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 class Function(msgspec.Struct, frozen=True, kw_only=True):
     """What the catalog streams to gateways for one function: all it takes to route and start it.
 
-    `versions` holds every version an alias points at, plus those being proved. `secrets` holds the *values* this
+    `versions` holds every kept version (any can be called by its number), then the one being proved. `secrets` holds the *values* this
     function's versions asked for; it never leaves the machine's memory and is never logged (`repr` hides it).
     """
 
@@ -67,6 +67,11 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[Alias, ...]
     versions: tuple[Version, ...]
     secrets: dict[str, bytes] = {}
+
+    @property
+    def named(self) -> frozenset[int]:
+        """Numbers that an alias points at: those versions are kept warm as their settings ask, others start when they are called."""
+        return frozenset(number for alias in self.aliases for number, _ in alias.weights)
 
     def __repr__(self) -> str:
         return f"<Function {self.name}.{self.namespace} versions={[v.number for v in self.versions]}>"
