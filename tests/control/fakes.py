@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,7 +92,7 @@ class FakeNode:
 
     def __init__(self, path: str, builds: str) -> None:
         self.path, self.builds = path, Path(builds)
-        self.runtimes = {"python3.11": "/usr/bin/python3.11"}
+        self.runtimes = {"python3.11": "/usr/bin/python3.11", f"python3.{sys.version_info.minor}": sys.executable}
         self.files = {"package/__init__.py": "VALUE = 1\n"}
         self.output = "Resolved 1 package\nInstalled 1 package\n"
         self.ok = True
