@@ -140,6 +140,8 @@ def test_an_ordinary_user_is_every_role() -> None:
     program = "from dayfly.sandbox import privileges; print(len(set(privileges.role_users('/tmp/x', 'anybody').values())))"
     identity = {"user": 64_321, "group": 64_321, "extra_groups": []} if os.geteuid() == 0 else {}
     python, environment = python_for(identity.get("user", os.getuid()))
+    if not Path(python).exists():
+        pytest.skip("this machine has no interpreter that an ordinary user can reach")
     assert subprocess.run([python, "-c", program], env=environment, check=True, capture_output=True, **identity).stdout == b"1\n"
 
 
