@@ -195,6 +195,30 @@ def test_draining_finishes_everything_then_closes_once():
     assert kinds(pool) == ["Close"]
 
 
+def test_a_refused_start_is_asked_for_again_by_the_clock_and_not_at_once():
+    pool = Pool(PoolLimits())
+    warm(pool, "a")
+    for seq in range(3):
+        pool.submitted(call(seq, 1.0), 1.0)
+    asked = sum(effect.instances for effect in pool.effects() if isinstance(effect, Start))
+    assert asked == 2
+    for _ in range(asked):
+        pool.failed(None, 1.0, "overloaded")
+    assert kinds(pool) == [] and len(pool.waiting) == 2
+    pool.ticked(1.05)
+    assert "Start" in kinds(pool)
+
+
+def test_instances_that_could_not_be_asked_to_leave_go_on_taking_calls():
+    pool = Pool(PoolLimits(keep_alive_seconds=0.0))
+    warm(pool, "a", "b")
+    pool.ticked(1.0)
+    assert list(pool.effects()) == [Retire(2)]
+    pool.kept(2)
+    pool.submitted(call(1, 1.0), 1.0)
+    assert kinds(pool) == ["Offer"]
+
+
 class PoolWorld(RuleBasedStateMachine):
     """Any order of facts: the law holds, nothing is answered twice, caps hold, and what was promised can still happen."""
 

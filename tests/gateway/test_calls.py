@@ -467,3 +467,24 @@ def test_a_kept_version_is_called_by_its_number_and_only_named_ones_are_kept_war
             await until(lambda: not any(it.boot.get("version") == 2 for it in rig.provider.alive.values()))
 
     run(main())
+
+
+def test_at_the_machines_cap_busy_versions_queue_and_strangers_are_refused_with_retry_after():
+    release = asyncio.Event()
+
+    async def handler(call: TakenCall) -> FakeAnswer:
+        await release.wait()
+        return FakeAnswer()
+
+    async def main():
+        async with gateway(Behaviour(handler), instances_max=2) as rig:
+            rig.serve(function(), function("stranger"))
+            calls = [asyncio.ensure_future(rig.request("GET", "/function/hello")) for _ in range(8)]
+            await until(lambda: rig.fleet.busy == 8 and len(rig.provider.alive) == 2)
+            status, headers, body = await rig.request("GET", "/function/stranger")
+            assert (status, json.loads(body)["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
+            assert len(rig.provider.alive) == 2 and not any(call.done() for call in calls)
+            release.set()
+            assert [(await call)[0] for call in calls] == [200] * 8
+
+    run(main())

@@ -168,7 +168,7 @@ class Channel:
     """One instance's own socket, its progress page and its output pipe, seen from the gateway."""
 
     __slots__ = (
-        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "answered", "believed",
+        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "believed",
         "entry", "exit", "head", "id", "init_us", "is_async", "ready_at", "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
 
@@ -180,7 +180,6 @@ class Channel:
         self.start_us = 0
         self.init_us = 0
         self.is_async = True  # whether its handler is; known when it is ready
-        self.answered = 0
         self.accepted: object = None  # the node's Accepted
         self.exit: object = None  # the node's Exited
         self.head = b""  # answer headers that are the same for all its calls

@@ -189,9 +189,8 @@ class Fleet:
         self._start_pending()
 
     def _do_retire(self, entry: Entry, effect: Retire) -> None:
-        for _ in range(effect.instances):
-            if not entry.socket.retire_one():
-                return  # full: there are calls enough; the next tick asks again when nobody left
+        sent = sum(entry.socket.retire_one() for _ in range(effect.instances))
+        entry.pool.kept(effect.instances - sent)  # the socket is full: there are calls enough for those instances
 
     def _do_kill(self, entry: Entry, effect: Kill) -> None:
         channel = entry.channels.get(effect.instance)
@@ -254,7 +253,6 @@ class Fleet:
         kind = frame.kind
         if kind == frames.RESULT or kind == frames.END:
             call = entry.pool.finished(frame.seq, time.monotonic(), frame.exec_us * 1e-6)
-            channel.answered += 1
             if call is not None:
                 (call.reply.result if kind == frames.RESULT else call.reply.end)(channel, frame)
             self._carry_out(entry)

@@ -26,7 +26,6 @@ RETIRE = 3  # no meta, no body: whoever takes this message sends RETIRED and lea
 
 # Request flags.
 BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHTS), positioned anywhere
-LOG_TAIL = 2  # unused by the instance (the gateway keeps the tail); reserved so that captures can be read
 
 # HTTP head lines, joined by b"\n" (header values never contain it):
 #   0: METHOD   1: raw path below the function, never empty, e.g. /a%20b   2: raw query string without '?', may be empty

@@ -26,19 +26,7 @@ from math import ceil
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
 from dayfly.core.decide.keepalive import Peaks
-from dayfly.core.model.call import (
-    ANSWERED,
-    CALL_STEPS,
-    GONE,
-    INSTANCE_STEPS,
-    OFFERED,
-    READY,
-    STARTING,
-    WAITING,
-    Call,
-    Instance,
-    step,
-)
+from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, READY, STARTING, WAITING, Call, Instance, step
 
 CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
 SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered call per slot
@@ -121,7 +109,7 @@ class Pool:
             while self.waiting:
                 self._answer(self.waiting.popleft(), code)
             self._close_if_drained()
-        else:
+        elif instance is not None:  # a start that was refused is asked for again by the clock, not at once: nothing has changed
             self._start_if_worth_it(now)
 
     def finished(self, seq: int, now: float, exec_seconds: float) -> Call | None:
@@ -267,6 +255,11 @@ class Pool:
         """The machine needs room: ask idle instances to leave."""
         self._retire(min(count, self.idle()))
 
+    def kept(self, count: int) -> None:
+        """So many of those asked to leave could not be told: they stay."""
+        self._leaving = max(0, self._leaving - count)
+        self._resize()
+
     def __repr__(self) -> str:
         calls = f"submitted={self.submitted_count} answered={self.answered_count} waiting={len(self.waiting)} offered={len(self.offered)}"
         return f"<Pool {calls} ready={self.ready} starting={self.busy_starting} leaving={self._leaving} draining={self.draining}>"
@@ -368,10 +361,8 @@ class Pool:
             self._starting -= 1
         else:
             self.ready -= 1
-            # Whoever leaves settles one request to leave, whether it took that message or died beside it (the fleet takes back
-            # what nobody needs any more).
+            # Whoever leaves settles one request to leave, whether it took that message or died beside it.
             self._leaving = max(0, min(self._leaving - 1, self.ready))
-        assert it.state == GONE
         if self.ready == 0:
             self._take_back()
         self._resize()
