@@ -41,6 +41,7 @@ KINDS = (
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "DIGEST"),
     (re.compile(r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4}\b"), "DATE"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
+    (re.compile(r"\b\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\b\d\d:\d\d:\d\d(?:\.\d+)?\b"), "TIME"),
     (re.compile(r"\b(dur=|pid )[\d.]+"), r"\1N"),
     (re.compile(r"\b\d+(?:\.\d+)?(?: ?(?:ms|s|MiB)\b)"), "AMOUNT"),
