@@ -4,11 +4,9 @@ Every accepted or refused `Start` ends in exactly one `Exited` to the client tha
 owns no socket.
 """
 
-import collections
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +15,15 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.layout import Layout
 from dayfly.core.wire.node import Accepted, Exited, Start
 from dayfly.node.log import log
-from dayfly.node.machine import Machine
-from dayfly.node.nursery import SOURCE, Ticket, Zygote
-from dayfly.sandbox import cgroup, mounts, network
+from dayfly.node.machine import Machine, Walls
+from dayfly.node.nursery import Ticket, Zygote
+from dayfly.node.outfit import Outfit
+from dayfly.node.prepared import Prepared, Reserve, Watch
+from dayfly.node.tree import Tree
+from dayfly.sandbox import cgroup, mounts
 
-RESTART_SECONDS_MIN = 1.0  # between two attempts to start a zygote that dies before it is ready
 FIRST = ("requests", "answers", "progress", "output")
+PLACES = {"code": "/var/task", "layer": "/opt/python"}  # where a sandbox shows its trees (core/decide/isolate.py has them as steps)
 
 Tell = Callable[[Accepted | Exited], None]
 
@@ -30,39 +31,38 @@ Tell = Callable[[Accepted | Exited], None]
 class Instance:
     """One instance from its start to its end, with everything that must be given back."""
 
-    def __init__(self, start: Start, tell: Tell, plan: Plan) -> None:
+    def __init__(self, start: Start, tell: Tell, plan: Plan, zygote: Zygote) -> None:
         self.id = start.instance
+        self.name = start.instance  # what its zygote calls it: a prepared sandbox has had another name
         self.tell = tell
         self.plan = plan
-        self.uid = 0
-        self.group: cgroup.Group | None = None
-        self.network_key = 0
+        self.zygote = zygote
+        self.outfit = Outfit()
         self.scratch = ""
         self.failure = ""  # which step of the way into the sandbox went wrong
         self.killed = False
-        self.runtime = start.runtime
         self.pid = 0
 
     def __repr__(self) -> str:
-        return f"<Instance {self.id} uid={self.uid} pid={self.pid} {self.group}>"
+        return f"<Instance {self.id} uid={self.outfit.uid} pid={self.pid} {self.outfit.group}>"
 
 
 class Instances:
-    """All instances, and the zygotes they come from."""
+    """All instances, the zygotes they come from, and the sandboxes that stand ready for them."""
 
-    def __init__(self, machine: Machine, layout: Layout, watch: Callable[[Zygote], None]) -> None:
+    def __init__(self, machine: Machine, layout: Layout, watch_zygote: Callable[[Zygote], None], watch: Watch) -> None:
         self.machine = machine
-        self.zygotes: dict[str, Zygote] = {}
+        self.tree = Tree(machine, watch_zygote)
+        self.reserve = Reserve(machine, machine.settings.prepared_max, watch)
         self._layout = layout
-        self._watch = watch  # called with every new zygote
-        self._live: dict[str, Instance] = {}
-        self._not_before: collections.defaultdict[str, float] = collections.defaultdict(float)
+        self._live: dict[str, Instance] = {}  # by id
+        self._named: dict[str, Instance] = {}  # by the name that its zygote knows
         self._code = os.open(layout.code, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._layers = os.open(layout.layers, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._scratch = f"{layout.run}/scratch"
 
     def __repr__(self) -> str:
-        return f"<Instances {len(self._live)} of {list(self.zygotes.values())}>"
+        return f"<Instances {len(self._live)} of {self.tree!r} {self.reserve!r}>"
 
     def __len__(self) -> int:
         return len(self._live)
@@ -88,27 +88,53 @@ class Instances:
             for descriptor in given:
                 undo.callback(os.close, descriptor)
             self._check(start, given)
-            layer = bool(start.layer)
-            demand = Demand(start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, layer, start.has_secrets)
-            plan, steps = self.machine.plan(demand)
-            zygote = self._zygote(start.runtime)
-            instance = Instance(start, tell, plan)
-            undo.callback(self._give_back, instance)
-            names = [*FIRST, *(["secrets"] if start.has_secrets else [])]
-            descriptors = list(given)
-            for name, descriptor in self._trees(start).items():
+            demand = Demand(start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets)
+            walls = self.machine.plan(demand)
+            instance = Instance(start, tell, walls.plan, self.tree.zygote(start.tenant, start.runtime))
+            trees = self._trees(start)
+            for descriptor in trees.values():
                 undo.callback(os.close, descriptor)
-                names.append(name)
-                descriptors.append(descriptor)
-            self._furnish(instance, start, names, descriptors, undo)
-            ticket = Ticket(
-                instance.id, instance.uid, names, steps,
-                f"{self._layout.code}/{start.code}", f"{self._layout.layers}/{start.layer}" if layer else "", instance.scratch,
-            )  # fmt: skip
-            self._live[instance.id] = instance
-            undo.pop_all()
-            zygote.start(ticket, descriptors)
+            kind = self.reserve.wanted(instance.zygote, walls.ahead, start.egress)
+            if not self._move_in(instance, self.reserve.take(kind), start, trees, given):
+                self._fork(instance, start, walls, trees, given, undo)
         return instance
+
+    def _move_in(self, instance: Instance, ready: Prepared | None, start: Start, trees: dict[str, int], given: list[int]) -> bool:
+        """Into a sandbox that stands ready. False: there is none, or it was lost on the way."""
+        if ready is None:
+            return False
+        try:
+            if ready.outfit.group is not None:
+                self.machine.groups.limit(ready.outfit.group, start.memory_mb << 20, PIDS_MAX)
+            self.reserve.give(ready, [(tree, PLACES[name]) for name, tree in trees.items()], instance.id, given)
+        except OSError as error:
+            log("warning", "prepared_lost", name=ready.name, detail=str(error))
+            self.reserve.lost(ready)
+            return False
+        instance.name, instance.pid, instance.outfit = ready.name, ready.pid, ready.outfit
+        self._live[instance.id] = self._named[instance.name] = instance
+        instance.tell(Accepted(instance.id, instance.pid, instance.plan.walls, instance.plan.missing))
+        return True
+
+    def _fork(
+        self, instance: Instance, start: Start, walls: Walls, trees: dict[str, int], given: list[int], undo: contextlib.ExitStack
+    ) -> None:
+        """A sandbox of its own, now."""
+        machine, layout = self.machine, self._layout
+        undo.callback(self._give_back, instance)
+        instance.outfit = machine.dress(start.memory_mb, PIDS_MAX, start.egress)
+        if not machine.private_root:
+            self._make_scratch(instance)
+        names, descriptors = instance.outfit.hand_over()
+        for descriptor in descriptors:
+            undo.callback(os.close, descriptor)
+        ticket = Ticket(
+            instance.name, instance.outfit.uid, [*FIRST, *(["secrets"] if start.has_secrets else []), *trees, *names], walls.steps,
+            f"{layout.code}/{start.code}", f"{layout.layers}/{start.layer}" if start.layer else "", instance.scratch,
+        )  # fmt: skip
+        self._live[instance.id] = self._named[instance.name] = instance
+        undo.pop_all()
+        instance.zygote.start(ticket, [*given, *trees.values(), *descriptors])
 
     def _check(self, start: Start, given: list[int]) -> None:
         if start.instance in self._live:
@@ -138,65 +164,54 @@ class Instances:
             raise
         return trees
 
-    def _furnish(self, instance: Instance, start: Start, names: list[str], descriptors: list[int], undo: contextlib.ExitStack) -> None:
-        """Uid, limits, network, and a folder of its own where there is no private /tmp. Appends to `names` and `descriptors`."""
-        machine = self.machine
-        instance.uid = machine.uids.take() if machine.root else 0
-        instance.group = machine.groups.take(start.memory_mb << 20, PIDS_MAX)
-        if instance.group is not None:
-            for name, descriptor in instance.group.descriptors.items():
-                names.append(name)
-                descriptors.append(descriptor)
-            handed = dict(instance.group.descriptors)
-            instance.group.descriptors.clear()
-            for descriptor in handed.values():
-                undo.callback(os.close, descriptor)
-        if machine.has("net_namespaces"):
-            egress = start.egress if machine.has("egress_internet") else "none"
-            descriptor = machine.networks.take(egress)
-            undo.callback(os.close, descriptor)
-            if egress == "internet":
-                instance.network_key = network.Pool.key(descriptor)
-            names.append("netns")
-            descriptors.append(descriptor)
-        if not machine.private_root:
-            instance.scratch = f"{self._scratch}/{instance.id}"
-            Path(self._scratch).mkdir(mode=0o711, exist_ok=True)
-            Path(instance.scratch).mkdir(mode=0o700)
-            if machine.has("uids"):
-                os.chown(instance.scratch, instance.uid, instance.uid)
+    def _make_scratch(self, instance: Instance) -> None:
+        """A folder of its own where there is no private /tmp."""
+        instance.scratch = f"{self._scratch}/{instance.id}"
+        Path(self._scratch).mkdir(mode=0o711, exist_ok=True)
+        Path(instance.scratch).mkdir(mode=0o700)
+        if instance.outfit.uid:
+            os.chown(instance.scratch, instance.outfit.uid, instance.outfit.uid)
 
     def kill(self, instance_id: str) -> None:
         """SIGKILL to everything in its sandbox; unknown ids are ignored."""
         instance = self._live.get(instance_id)
         if instance is not None and not instance.killed:
             instance.killed = True
-            self.zygotes[instance.runtime].kill(instance_id)
+            instance.zygote.kill(instance.name)
 
     # What zygotes say (nursery.Listener)
 
-    def forked(self, instance: str, pid: int) -> None:
-        found = self._live[instance]
+    def forked(self, name: str, pid: int) -> None:
+        if name in self.reserve:
+            self.reserve.forked(name, pid)
+            return
+        found = self._named[name]
         found.pid = pid
-        found.tell(Accepted(instance, pid, found.plan.walls, found.plan.missing))
+        found.tell(Accepted(found.id, pid, found.plan.walls, found.plan.missing))
         if found.killed:  # the kill came before the fork
-            self.zygotes[found.runtime].kill(instance)
+            found.zygote.kill(name)
 
-    def failed(self, instance: str, detail: str) -> None:
-        self._live[instance].failure = detail
-        log("error", "sandbox_failed", instance=instance, detail=detail)
+    def failed(self, name: str, detail: str) -> None:
+        if name in self._named:
+            self._named[name].failure = detail
+        log("error", "sandbox_failed", instance=name, detail=detail)
 
-    def exited(self, instance: str, kind: str, code: int, cpu_us: int, peak_bytes: int) -> None:
-        found = self._live.pop(instance)
-        usage = found.group.usage() if found.group is not None else cgroup.Usage(-1, -1, 0)
+    def exited(self, name: str, kind: str, code: int, cpu_us: int, peak_bytes: int) -> None:
+        if name in self.reserve:
+            self.reserve.gone(name)
+            return
+        found = self._named.pop(name)
+        group = found.outfit.group
+        usage = group.usage() if group is not None else cgroup.Usage(-1, -1, 0)
         self._give_back(found)
+        del self._live[found.id]
         orphaned = kind == "orphaned"  # by its zygote: no fault of the user's code, however far it had come
         reason = "refused" if found.failure or kind == "refused" else "signal" if kind == "signal" or orphaned else "exit"
         if reason == "signal" and usage.oom_kills and code == 9:
             reason = "oom"  # also after a kill: who sees its socket close asks for one, and that may overtake this news
         found.tell(
             Exited(
-                instance,
+                found.id,
                 reason=reason,  # type: ignore[arg-type]
                 code=code,
                 detail=found.failure or ("Its zygote was lost." if orphaned else ""),
@@ -209,55 +224,42 @@ class Instances:
     def zygote_gone(self, zygote: Zygote) -> None:
         """It was reaped. Its instances died with it, or never came to be."""
         lost = dict(zygote.instances)
-        was_ready = zygote.ready
+        self.tree.gone(zygote)
+        self.reserve.zygote_gone(zygote)
+        level = "info" if zygote.ending else "error"
+        log(level, "zygote_died", runtime=zygote.runtime, pid=zygote.pid, ready=zygote.ready, instances=len(lost))
         zygote.forget()
-        if self.zygotes.get(zygote.runtime) is zygote:
-            del self.zygotes[zygote.runtime]
-        if not was_ready:
-            self._not_before[zygote.runtime] = time.monotonic() + RESTART_SECONDS_MIN
-        log("error", "zygote_died", runtime=zygote.runtime, pid=zygote.pid, ready=was_ready, instances=len(lost))
-        for instance, pid in lost.items():
-            if pid == 0:
-                self._live[instance].failure = "its zygote died before it was forked"
-            self.exited(instance, "orphaned", 9, 0, 0)
+        for name, pid in lost.items():
+            if pid == 0 and name in self._named:
+                self._named[name].failure = "its zygote died before it was forked"
+            self.exited(name, "orphaned", 9, 0, 0)
 
-    # Zygotes
+    # Ahead of need
 
     def warm(self, runtime: str) -> None:
-        """Start the zygote of a runtime unless it is there."""
-        self._zygote(runtime)
+        """Have a zygote of this runtime, for whoever comes first."""
+        self.tree.warm(runtime)
 
-    def _zygote(self, runtime: str) -> Zygote:
-        found = self.zygotes.get(runtime)
-        if found is not None:
-            return found
-        if time.monotonic() < self._not_before[runtime]:
-            raise OSError(f"the {runtime} zygote keeps dying at its start: see the node's log")
-        interpreter = self.machine.interpreters[runtime]
-        prefix = str(Path(interpreter).parents[1])
-        zygote = Zygote(runtime, interpreter, self.machine.zygote_config(SOURCE, prefix))
-        self.zygotes[runtime] = zygote
-        self._watch(zygote)
-        log("info", "zygote_started", runtime=runtime, pid=zygote.pid, interpreter=interpreter)
-        return zygote
+    def look_after(self) -> bool:
+        """One short piece of work that can wait. True: call again soon."""
+        more = self.tree.look_after()
+        for spare in self.tree.spares:
+            if spare.ready:
+                self.reserve.wanted(spare, self.machine.plan(Demand()).ahead, "none")
+        return self.reserve.refill() or more
 
     def _give_back(self, instance: Instance) -> None:
-        if instance.uid:
-            self.machine.uids.give_back(instance.uid)
-        if instance.group is not None:
-            self.machine.groups.give_back(instance.group)
-        if instance.network_key:
-            self.machine.networks.release(instance.network_key)
+        self.machine.take_back(instance.outfit)
         if instance.scratch:
             shutil.rmtree(instance.scratch, ignore_errors=True)
 
     def close(self) -> None:
         """End every zygote and with it every instance."""
-        for zygote in list(self.zygotes.values()):
-            zygote.end()
-        for instance in list(self._live.values()):
+        self.tree.close()
+        self.reserve.close()
+        for instance in list(self._named.values()):
             self._give_back(instance)
         self._live.clear()
-        self.zygotes.clear()
+        self._named.clear()
         os.close(self._code)
         os.close(self._layers)

@@ -8,17 +8,26 @@ import functools
 import os
 import secrets
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from dayfly.core.decide import isolate
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
+from dayfly.node.outfit import Outfit
 from dayfly.sandbox import cgroup, features, network, privileges
-from dayfly.sandbox.syscalls import CLONE_NEWNS
+from dayfly.sandbox.syscalls import CLONE_NEWNS, CLONE_NEWUTS
 
 NOTE = "node.cgroups"  # in RUN: where this node's control groups are, for whoever comes after a kill -9
-Prepared = tuple[isolate.Plan, msgspec.Raw]
+
+
+class Walls(NamedTuple):
+    """A plan, its steps as JSON, and those of them that can be taken ahead (empty: none can)."""
+
+    plan: isolate.Plan
+    steps: msgspec.Raw
+    ahead: bytes
 
 
 class Uids:
@@ -57,7 +66,7 @@ class Machine:
         own_cgroup = Path("/proc/self/cgroup").read_text()
         self.in_user_namespace = not self.root and found["user_namespaces"] is True
         if self.in_user_namespace:
-            features.enter_user_namespace(CLONE_NEWNS)
+            features.enter_user_namespace(CLONE_NEWNS | CLONE_NEWUTS)  # a host name of our own, to come back to (sandbox/door.py)
         self.uids = Uids(first, count)
         place = cgroup.find_place(Path("/proc/self/mountinfo").read_text(), own_cgroup, privileged=self.root)
         self._note = Path(layout.run, NOTE)
@@ -86,13 +95,40 @@ class Machine:
         """Without a root of its own, an instance's uid walks to its interpreter on the host's paths."""
         return self.private_root or not self.root or not privileges.blocked_folders([path], uid, uid)
 
-    def plan(self, demand: isolate.Demand) -> Prepared:
-        """The plan for a demand, and its steps as JSON. Raises Refusal isolation_refused."""
+    def plan(self, demand: isolate.Demand) -> Walls:
+        """The walls for a demand. Raises Refusal isolation_refused."""
         return self._plans(demand)
 
-    def _plan(self, demand: isolate.Demand) -> Prepared:
+    def _plan(self, demand: isolate.Demand) -> Walls:
         plan = isolate.plan(demand, self.features, strict=self.settings.isolation == "strict")
-        return plan, msgspec.Raw(msgspec.json.encode(plan.steps))
+        ahead = isolate.ahead(plan.steps) if self.private_root else None
+        return Walls(plan, msgspec.Raw(msgspec.json.encode(plan.steps)), msgspec.json.encode(ahead) if ahead else b"")
+
+    def dress(self, memory_mb: int, pids: int, egress: str) -> Outfit:
+        """A uid, a group with these limits and a network of its own, as far as this machine has them. Raises OSError."""
+        outfit = Outfit()
+        try:
+            outfit.uid = self.uids.take() if self.root else 0
+            outfit.group = self.groups.take(memory_mb << 20, pids)
+            if self.has("net_namespaces"):
+                kind = egress if self.has("egress_internet") else "none"
+                outfit.network = self.networks.take(kind)
+                if kind == "internet":
+                    outfit.network_key = network.Pool.key(outfit.network)
+        except BaseException:
+            self.take_back(outfit)
+            raise
+        return outfit
+
+    def take_back(self, outfit: Outfit) -> None:
+        """Its sandbox is gone, or never was."""
+        outfit.close()
+        if outfit.uid:
+            self.uids.give_back(outfit.uid)
+        if outfit.group is not None:
+            self.groups.give_back(outfit.group)
+        if outfit.network_key:
+            self.networks.release(outfit.network_key)
 
     def zygote_config(self, source: str, prefix: str) -> dict[str, object]:
         """The first message to a zygote: what it does once, for all of its instances."""

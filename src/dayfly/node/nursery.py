@@ -1,4 +1,4 @@
-"""The node's side of its zygotes: starts one per interpreter, speaks to it, notices its death.
+"""The node's side of a zygote: starts it, speaks to it, notices its death. Which ones there are is node/tree.py's affair.
 
 It forks, hands descriptors over, and turns a zygote's text messages into calls of its `Listener`; it knows nothing of clients or
 limits. The other side, and the messages, are node/zygote.py. Called by node/server.py, on one thread.
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from dayfly.core.decide.ancestor import Age
 from dayfly.sandbox import syscalls as sys_
 
 PROGRAM = str(Path(__file__).with_name("zygote.py"))
@@ -54,10 +55,14 @@ class Ticket(msgspec.Struct):
 
 
 class Zygote:
-    """One zygote process and the connection to it. `ready` once it can fork; `alive` until it was reaped."""
+    """One zygote process and the connection to it. `ready` once it can fork; `alive` until it was reaped; `ending` once it was told to."""
 
-    def __init__(self, runtime: str, interpreter: str, config: dict[str, Any]) -> None:
+    def __init__(self, runtime: str, interpreter: str, config: dict[str, Any], now: float) -> None:
         self.runtime = runtime
+        self.tenant = ""  # the namespace it belongs to, from its first start on
+        self.born_at = self.asked_at = now
+        self.forks = 0
+        self.ending = False
         self.interpreter = interpreter
         self.ready = False
         self.alive = True
@@ -73,11 +78,17 @@ class Zygote:
         self.socket = ours
 
     def __repr__(self) -> str:
-        return f"<Zygote {self.runtime} pid={self.pid} ready={self.ready} instances={len(self.instances)}>"
+        return f"<Zygote {self.runtime} of {self.tenant or 'nobody'} pid={self.pid} ready={self.ready} instances={len(self.instances)}>"
+
+    @property
+    def age(self) -> Age:
+        """What the decisions about it need."""
+        return Age(self.born_at, self.forks, self.asked_at, len(self.instances))
 
     def start(self, ticket: Ticket, descriptors: list[int]) -> None:
         """Ask for an instance. Takes over `descriptors`, in the order of `ticket.descriptors`."""
         self.instances[ticket.instance] = 0
+        self.forks += 1
         self._outbox.append((msgspec.json.encode(ticket), descriptors))
         self.flush()
 
@@ -141,11 +152,15 @@ class Zygote:
             how, code, cpu_us, peak_kb = rest.split(" ")
             listener.exited(instance, how, int(code), int(cpu_us), int(peak_kb) * 1024)
 
+    def kill_it(self) -> None:
+        """SIGKILL to the process, and by its namespace to its instances. It is still to be reaped."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
     def end(self) -> None:
-        """Kill the process (and, by its namespace, its instances), reap it, let go of what waited for it."""
+        """Kill the process, reap it, let go of what waited for it."""
         if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self.kill_it()
             os.waitpid(self.pid, 0)
         self.forget()
 

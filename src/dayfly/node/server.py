@@ -70,7 +70,7 @@ class Node:
         self.allowed = self._allowed()
         self.poll = epoll()
         self.handlers: dict[int, Callable[[int], None]] = {}
-        self.instances = Instances(self.machine, layout, self._watch)
+        self.instances = Instances(self.machine, layout, self._watch_zygote, self._watch)
         self.builder = Builder(self.machine, layout, self.users["control"].uid if self.started_as_root else 0)
         self.clients: set[Client] = set()
         self.ending = False
@@ -109,7 +109,7 @@ class Node:
         if now < self.busy_until:
             return
         try:
-            self.work_left = self.machine.refill()
+            self.work_left = self.machine.refill() or self.instances.look_after()
         except OSError as error:
             self.work_left = False
             log("warning", "refill_failed", detail=str(error))
@@ -140,7 +140,7 @@ class Node:
 
     def _reap(self) -> None:
         """Children that ended: zygotes and builds, by their own pids (others wait for theirs themselves)."""
-        for zygote in list(self.instances.zygotes.values()):
+        for zygote in self.instances.tree:
             if _has_ended(zygote.pid) is not None:
                 zygote.receive(self.instances)  # what it said last
                 self._unregister(zygote.socket.fileno())
@@ -153,7 +153,14 @@ class Node:
 
     # Zygotes
 
-    def _watch(self, zygote: Zygote) -> None:
+    def _watch(self, descriptor: int, handler: Callable[[int], None] | None) -> None:
+        """Of prepared sandboxes."""
+        if handler is None:
+            self._unregister(descriptor)
+        else:
+            self._register(descriptor, handler)
+
+    def _watch_zygote(self, zygote: Zygote) -> None:
         self._register(zygote.socket.fileno(), lambda events: self._zygote_event(zygote, events))
 
     def _zygote_event(self, zygote: Zygote, events: int) -> None:
@@ -278,7 +285,7 @@ class Node:
         instance = self.instances.start(start, descriptors, tell)
         if instance is not None:
             client.instances.add(start.instance)
-            self._want_write(self.instances.zygotes[start.runtime])
+            self._want_write(instance.zygote)
 
     def _tell(self, client: Client, message: wire.FromNode) -> None:
         if client.gone:

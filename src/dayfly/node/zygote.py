@@ -198,6 +198,8 @@ class Zygote:
             os._exit(1)
         try:
             agent = self.agent
+            if child.waits:
+                agent.wait_and_serve(3)
             if child.folders:
                 agent.serve(3, 4, 5, task_root=child.folders[0], layer_root=child.folders[1])
             agent.serve(3, 4, 5)

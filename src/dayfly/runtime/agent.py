@@ -5,6 +5,7 @@ then, because the sandbox does not show our files. Must never return to its call
 """
 
 import os
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from time import monotonic_ns
 
@@ -17,7 +18,7 @@ from dayfly.runtime.inbox import Inbox
 from dayfly.runtime.instance import Instance
 from dayfly.runtime.jsontext import dumps
 from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, replace_streams, send_text
-from dayfly.runtime.rehearsal import rehearse, rehearse_import
+from dayfly.runtime.rehearsal import prefault, rehearse, rehearse_import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,29 @@ TASK_ROOT = "/var/task"
 LAYER_ROOT = "/opt/python"
 EXIT_INIT_FAILED = 1
 
-__all__ = ["rehearse", "rehearse_import", "serve"]  # what a zygote calls: rehearse once, serve in each child
+SEAT_FD = 7  # above the four descriptors that arrive at 3 to 6
+GIVEN = 4  # requests, answers, progress, output
+
+__all__ = ["rehearse", "rehearse_import", "serve", "wait_and_serve"]  # what a zygote calls: rehearse once, the others in each child
+
+
+def wait_and_serve(seat_fd: int) -> "NoReturn":
+    """Stand ready in a sandbox that belongs to nobody yet: say so on the seat, and when the four descriptors of an instance come, its
+    files being in place by then, be that instance. Ends the process with 0 when the node lets go of the seat."""
+    os.dup2(seat_fd, SEAT_FD, inheritable=False)
+    os.close(seat_fd)
+    seat = socket(fileno=SEAT_FD)
+    prefault()
+    seat.send(b"stands")
+    data, rights, _, _ = seat.recvmsg(1, CMSG_SPACE(4 * GIVEN), MSG_CMSG_CLOEXEC)
+    if not data or len(rights) != 1 or len(rights[0][2]) != 4 * GIVEN:
+        os._exit(0)
+    seat.close()
+    os.dup2(6, 1)
+    os.dup2(6, 2)
+    os.close(6)
+    os.chdir(TASK_ROOT)
+    serve(3, 4, 5)
 
 
 def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str = TASK_ROOT, layer_root: str = LAYER_ROOT) -> "NoReturn":

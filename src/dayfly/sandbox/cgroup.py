@@ -200,6 +200,10 @@ class Groups:
             raise
         return group
 
+    def limit(self, group: Group, memory_bytes: int, pids: int) -> None:
+        """Give a group that is in use already its owner's limits."""
+        group.limit(memory_bytes, pids, _weight(memory_bytes))
+
     def give_back(self, group: Group) -> None:
         """The instance is gone (or never was): remove its group, soon."""
         group.close_descriptors()

@@ -63,6 +63,7 @@ class Child:
         self.program = kit.program(ticket)
         self.step = "start"
         self.folders: tuple[str, str] | None = None  # code and layer, where they do not lie at their usual places
+        self.waits = self.program.names[0] == "seat"
         self.uid = int(str(ticket["uid"]))
         kit.stand(self.uid, str(ticket["instance"]))
 

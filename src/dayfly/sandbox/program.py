@@ -23,7 +23,8 @@ from dayfly.sandbox import mounts
 from dayfly.sandbox import syscalls as sys_
 
 FIRST_DESCRIPTOR = 3  # descriptors of a ticket arrive at 3, 4, 5 …, in its order
-KEPT_DESCRIPTORS = 3  # requests, answers, progress stay; the rest is closed before user code runs
+# What stays open; the rest is closed before user code runs. A prepared sandbox keeps its seat, where the others will arrive.
+KEPT = ("requests", "answers", "progress", "seat")
 FILE_BYTES_MIN = 64 * 1024 * 1024
 HOST_NAME_BYTES_MAX = 64
 ZERO = (0,)
@@ -91,12 +92,14 @@ class Program:
 
     def __init__(self, ground: Ground, steps: list[tuple[str, list[Parameter]]], names: list[str]) -> None:
         self.ground = ground
+        self.names = names
         self.descriptors = {name: FIRST_DESCRIPTOR + i for i, name in enumerate(names)}
         self.free = FIRST_DESCRIPTOR + len(names)  # the next number that an open gives
         self.entries: list[Entry] = []
         self.step = "start"
-        for descriptor in (1, 2):
-            self._call("dup2", self.descriptors["output"], descriptor, accepted=(descriptor,))
+        self.kept = sum(name in KEPT for name in names)
+        for descriptor in (1, 2):  # a prepared sandbox has no output yet: then nothing may be written
+            self._call("dup2", self.descriptors.get("output", 0), descriptor, accepted=(descriptor,))
         for self.step, parameters in steps:
             make = getattr(self, "make_" + self.step, None)
             if make is None:
@@ -209,7 +212,7 @@ class Program:
         self._call("prctl", sys_.PR_SET_SECCOMP, sys_.SECCOMP_MODE_FILTER, self.ground.filters[inet, sessions].header, 0, 0)
 
     def make_descriptors(self) -> None:
-        first_closed = FIRST_DESCRIPTOR + KEPT_DESCRIPTORS
+        first_closed = FIRST_DESCRIPTOR + self.kept
         self._call("syscall", sys_.CLOSE_RANGE, first_closed, 0xFFFFFFFF, 0)
         for descriptor in range(FIRST_DESCRIPTOR, first_closed):
             self._call("fcntl", descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)

@@ -37,6 +37,10 @@ WALLS: Final[dict[str, tuple[str, tuple[tuple[str, ...], ...]]]] = {
 }
 
 
+_NEVER_AHEAD: Final = frozenset(("folders", "secrets", "secret_files"))
+_WHEN_GIVEN: Final = frozenset(("tree", "directory"))
+
+
 class Demand(msgspec.Struct, frozen=True):
     """What one instance asks for. `memory_mb` and `tmp_mb` are MiB."""
 
@@ -71,6 +75,14 @@ def plan(demand: Demand, features: Features, *, strict: bool = False) -> Plan:
     if strict and missing:
         raise Refusal("isolation_refused", f"Strict isolation lacks {', '.join(missing)} here.", extra={"missing": list(reasons)})
     return Plan(_steps(demand, frozenset(walls), features), walls, reasons)
+
+
+def ahead(steps: tuple[Step, ...]) -> tuple[Step, ...] | None:
+    """The steps that can be taken before it is known whose sandbox it will be; what is left out is done when it is given away. None:
+    it cannot be prepared, because it has no root of its own, or because its secrets must be there while it still has privileges."""
+    if any(step.name in _NEVER_AHEAD for step in steps):
+        return None
+    return tuple(step for step in steps if step.name not in _WHEN_GIVEN)
 
 
 def walls(features: Features) -> dict[str, bool | str]:

@@ -1,0 +1,69 @@
+"""The way into a sandbox that stands ready, for what only its owner can bring: the function's files, its name.
+
+The sandbox gave up every privilege before it knew whose it would be. So the node enters its namespaces for a moment, mounts, and comes
+back. Between going in and coming back only calls that were prepared outside are made: no import, no file, no name of Python's may
+be looked up in there. Must never leave the calling thread in a foreign namespace: it rather ends the process.
+Called by node/prepared.py; the node has one thread.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+from dayfly.sandbox import syscalls as sys_
+
+SPACES = (("mnt", sys_.CLONE_NEWNS), ("uts", sys_.CLONE_NEWUTS))
+
+
+class Spaces:
+    """Descriptors of a process's namespaces. Raises OSError when the process is gone."""
+
+    def __init__(self, pid: int | str) -> None:
+        self.descriptors: list[int] = []
+        try:
+            for name, _ in SPACES:
+                self.descriptors.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go; idempotent."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+
+class Door:
+    """Knows the way home. One for the whole process."""
+
+    def __init__(self) -> None:
+        self._home = Spaces("self")
+        self._back = [sys_.prepared("setns", fd, kind) for fd, (_, kind) in zip(self._home.descriptors, SPACES, strict=True)]
+
+    def furnish(self, spaces: Spaces, trees: list[tuple[int, str]], name: str) -> None:
+        """Attach detached mounts (descriptor, path) in a sandbox and give it its host name. Raises OSError."""
+        raw = name.encode()
+        calls = [sys_.prepared("setns", fd, kind) for fd, (_, kind) in zip(spaces.descriptors, SPACES, strict=True)]
+        calls.append(sys_.prepared("sethostname", raw, len(raw)))
+        for tree, path in trees:
+            calls.append(sys_.prepared("syscall", sys_.MOVE_MOUNT, tree, b"", sys_.AT_FDCWD, path.encode(), sys_.MOVE_MOUNT_F_EMPTY_PATH))
+        failed = None
+        for call in calls:
+            if call() != 0:
+                failed = call
+                break
+        error = sys_.failure(failed.func.__name__) if failed is not None else None
+        for call in self._back:
+            if call() != 0:
+                _abandon()
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        self._home.close()
+
+
+def _abandon() -> NoReturn:
+    """A process of ours in a sandbox's namespaces must not go on."""
+    sys.stderr.write("dayfly node: cannot return from a sandbox's namespaces\n")
+    os._exit(70)
