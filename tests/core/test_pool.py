@@ -42,17 +42,44 @@ def test_every_pair_outside_the_tables_raises():
                     raise AssertionError((state, event))
 
 
-def test_the_first_call_starts_one_instance_and_is_offered_when_it_is_ready():
+def test_the_first_call_starts_one_instance_and_is_offered_to_it_at_once():
     pool = Pool(PoolLimits())
     first = call(1)
     pool.submitted(first, 0.0)
     assert kinds(pool) == ["Start"]
     pool.starting("a", 0.0)
-    assert first.state == WAITING
-    pool.started("a", 0.003)
     assert list(pool.effects()) == [Offer(first)]
+    pool.started("a", 0.003)
+    assert list(pool.effects()) == []
     assert pool.finished(1, 0.004, 0.001) is first
     assert first.state == ANSWERED
+
+
+def test_a_call_offered_to_a_start_that_fails_is_answered():
+    pool = Pool(PoolLimits())
+    first = call(1)
+    pool.submitted(first, 0.0)
+    pool.starting("a", 0.0)
+    kinds(pool)
+    assert pool.hopeful() == [first]
+    pool.failed("a", 0.1, "init_failed")
+    assert list(pool.effects()) == [Clear(), Answer(first, "init_failed")]
+
+
+def test_an_offered_call_is_not_taken_back_while_a_start_that_may_have_it_is_under_way():
+    pool = Pool(PoolLimits())
+    first, second = call(1), call(2)
+    for it in (first, second):
+        pool.submitted(it, 0.0)
+    for name in ("a", "b"):
+        pool.starting(name, 0.0)
+    pool.started("a", 0.003)
+    kinds(pool)
+    pool.lost("a", [1], 0.004)  # "b" may be ready and running the second call, its word still on the way
+    assert list(pool.effects()) == [Answer(first, "function_crashed")]
+    assert second.state == OFFERED
+    pool.failed("b", 0.005, "init_failed")
+    assert list(pool.effects()) == [Clear(), Answer(second, "init_failed")]
 
 
 def test_a_burst_shares_starts_up_to_the_cap():

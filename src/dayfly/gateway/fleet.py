@@ -247,6 +247,7 @@ class Fleet:
         entry.channels[channel.id] = channel
         entry.ledger.numbers.instances_started += 1
         entry.pool.starting(channel.id, now)
+        self._carry_out(entry)
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         entry: Entry = channel.entry
@@ -363,7 +364,7 @@ class Fleet:
         provers, entry.provers = entry.provers, []
         for prover in provers:
             prover(channel, error)
-        for call in entry.pool.waiting:
+        for call in entry.pool.hopeful():
             call.reply.start_failed(error)
         self._outputs.start_failed(channel, error)
         entry.pool.failed(channel.id, time.monotonic(), code)

@@ -7,7 +7,9 @@ effects out. Between two awaits a decision is atomic, so there is no lock.
 How it works. Calls wait in a bounded queue here and are *offered* to the version's socket, from which whichever instance is free takes
 the next. Only as many are offered as instances can take at once; when calls are very short a few more (`prefetch_max` per slot), so
 that an instance finds its next call without a round trip. A call that still waits here can be abandoned for free; late binding holds
-because nobody owns an offered call before running it.
+because nobody owns an offered call before running it. While no instance is there yet, calls are offered to those that are starting:
+the first thing that an instance finds when it is ready is its call. Only when nobody is left who might have taken an offered call, neither
+ready nor starting, is it taken back.
 
 When to start another instance: a start is cheaper than a wait. With `demand` calls in the house and a mean run time, the newest call
 is expected to wait `demand × mean ÷ slots`. Once that is longer than a start takes, start as many as would bring it below, never more
@@ -84,6 +86,9 @@ class Pool:
         self._start_asked -= 1
         self._starting += 1
         self.instances[instance] = Instance(instance, now)
+        if self._free_slots() <= 0:
+            self._resize()
+            self._offer_waiting()
 
     def started(self, instance: str, now: float) -> None:
         """An instance said READY: it pulls from now on."""
@@ -105,6 +110,9 @@ class Pool:
             it = self.instances.pop(instance)
             it.state = step(INSTANCE_STEPS, it.state, "gone")
             self._starting -= 1
+            self._resize()
+        if self.offered and self.ready == 0 and self._starting == 0:
+            self._take_back()
         if self.ready - self._leaving <= 0 and self._starting + self._start_asked == 0:
             while self.waiting:
                 self._answer(self.waiting.popleft(), code)
@@ -242,6 +250,10 @@ class Pool:
         """Starts asked for or under way."""
         return self._starting + self._start_asked
 
+    def hopeful(self) -> list[Call]:
+        """Calls that no instance has taken as far as is known here: what a failed start is to be told to."""
+        return [*self.waiting, *(self.offered.values() if self.ready == 0 else ())]
+
     def dormant(self, now: float, seconds: float) -> bool:
         """Nothing here, nothing coming, and no call for so long."""
         empty = not (self.instances or self.waiting or self.offered or self._start_asked)
@@ -288,7 +300,8 @@ class Pool:
         depth = 1
         if 0 <= self.mean_seconds < SHORT_CALL_SECONDS:
             depth = min(self.limits.prefetch_max, 1 + int(SHORT_CALL_SECONDS / (self.mean_seconds + CALL_OVERHEAD_SECONDS)))
-        self._room = max(0, self._free_slots()) * depth
+        free = self._free_slots()
+        self._room = free * depth if free > 0 else self._starting * self.limits.concurrency
 
     def _start_if_worth_it(self, now: float) -> None:
         coming = self._starting + self._start_asked
@@ -363,12 +376,13 @@ class Pool:
             self.ready -= 1
             # Whoever leaves settles one request to leave, whether it took that message or died beside it.
             self._leaving = max(0, min(self._leaving - 1, self.ready))
-        if self.ready == 0:
+        if self.ready == 0 and self._starting == 0:
             self._take_back()
         self._resize()
 
     def _take_back(self) -> None:
-        """The last instance is gone: whatever is still offered was begun by nobody."""
+        """The last instance is gone: whatever is still offered was begun by nobody. (One that is starting may have become ready and
+        taken a call, without us having heard of it yet.)"""
         self._leaving = 0
         self._blocked = False
         for call in reversed(self.offered.values()):
