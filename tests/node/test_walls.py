@@ -14,7 +14,7 @@ from tests.node.rig import Client, Rig, python_for
 
 WALLED = ["root", "user"]
 ALL = ["root", "user", "container", "bare"]
-EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
+EPERM, ENOTTY, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 25, 38, 93, 97
 LIBC_CALLS = (
     "('unshare', 0x10000000)", "('unshare', 0x20000)", "('mount', b'x', b'/tmp', b'tmpfs', 0, None)", "('umount2', b'/tmp', 2)",
     "('setns', 3, 0)", "('ptrace', 16, 1, 0, 0)", "('chroot', b'/tmp')", "('sethostname', b'x', 1)", "('personality', 0x0040000)",
@@ -134,6 +134,32 @@ def test_descriptors(rig: Rig, client: Client) -> None:
     assert found[1].startswith("pipe:")
 
 
+@pytest.mark.parametrize("rig", ALL, indirect=True)
+def test_resource_limits(rig: Rig, client: Client) -> None:
+    """No core dump, not even to a program that the host names, and no way to change that; no priority to gain; bounded queues."""
+    look = client.run(rig.code(LOOK))
+    limits = {"CORE": 1, "RTPRIO": 0, "NICE": 0, "SIGPENDING": 1024, "MSGQUEUE": 0, "NOFILE": 1024, "MEMLOCK": 65536}
+    if rig.filtered:
+        del limits["CORE"]  # our own filter, which plays the container there, keeps the node from setting it, too
+    for name, value in limits.items():
+        soft, hard = look.call(f"__import__('resource').getrlimit(__import__('resource').RLIMIT_{name})")  # type: ignore[misc]
+        assert soft == hard <= value, name
+    assert rig.filtered or look.call("(r := __import__('resource')).getrlimit(r.RLIMIT_CORE)") == [1, 1]
+    assert "ValueError" in str(look.call("(r := __import__('resource')).setrlimit(r.RLIMIT_CORE, (0, 0))"))
+    assert look.call("(r := __import__('resource')).setrlimit(r.RLIMIT_NOFILE, (64, 1024))") is None
+    for action in ("os.nice(-1)", "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"):
+        assert "PermissionError" in str(look.call(action)), action
+
+
+@pytest.mark.root
+def test_no_keyring_is_inherited(rig: Rig, client: Client) -> None:
+    """The session keyring is a new, empty one: neither the platform's nor another interpreter's."""
+    look = client.run(rig.code(LOOK))
+    pid = client.wait_accepted(look.name).pid
+    assert look.call(f"call('syscall', {219 if os.uname().machine == 'aarch64' else 250}, 0, -3, 0)") == EPERM, "keyctl(GET_KEYRING_ID)"
+    assert not Path(f"/proc/{pid}/root/proc/keys").exists()
+
+
 @pytest.mark.parametrize("rig", WALLED, indirect=True)
 def test_host_is_hidden(rig: Rig, client: Client) -> None:
     """Host name, cgroup path, network devices and the platform's environment say nothing about the machine."""
@@ -173,10 +199,15 @@ def test_system_calls(rig: Rig, client: Client) -> None:
         assert look.call("raw(56, 0x10000011, 0, 0, 0, 0)") == EPERM, "clone(CLONE_NEWUSER)"
         assert look.call("raw(435, 0, 0)") == ENOSYS, "clone3"
         assert look.call("raw(600)") == ENOSYS
-    assert look.call("raw(__import__('platform').machine() == 'x86_64' and 16 or 29, 0, 0x5412, b'x')") == EPERM, "TIOCSTI"
+    assert look.call("raw(__import__('platform').machine() == 'x86_64' and 16 or 29, 0, 0x5412, b'x')") == ENOTTY, "TIOCSTI"
     for number, kind in ((16, 3), (17, 3), (38, 5), (40, 1)):  # netlink, packet, alg, vsock
         assert look.call(f"family({number}, {kind})") == f"OSError {EAFNOSUPPORT}"
     assert str(look.call("socket.socket(2, 3, 1)")).startswith(("PermissionError", f"OSError {EAFNOSUPPORT}")), "raw sockets"
+    assert str(look.call("socket.socket(1, 1).setsockopt(0, 64, b'x' * 64)")).startswith("PermissionError"), "iptables"
+    assert str(look.call("socket.socket(1, 1, 132)")) == f"OSError {EPROTONOSUPPORT}", "SCTP"
+    assert look.call("call('prctl', 35, 1, 0, 0, 0)") == look.call("call('madvise', 0, 4096, 12)") == EPERM, "PR_SET_MM, MADV_MERGEABLE"
+    shared = look.call("call('shmget', 0, 4096, 0o1600)")
+    assert shared == (EPERM if rig.filtered else "allowed"), "without an ipc namespace it would be everybody's"
     assert look.call("os.setuid(0)") in ("PermissionError 1", "OSError 22")  # 22: there is no such uid in its user namespace
     assert str(look.call("os.mknod('/tmp/sda', 0o60600, os.makedev(8, 0))")).startswith(("PermissionError", "OSError"))
 

@@ -21,6 +21,7 @@ SECRETS_BYTES_MAX = 1024 * 1024  # all secrets of one instance
 SECRET_NAME_BYTES_MAX = 63
 SECRET_NAME_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 OPEN_FILES_MAX = 1024
+PENDING_SIGNALS_MAX = 1024  # queued signals and timers
 
 
 class Kit(Ground):
@@ -28,10 +29,15 @@ class Kit(Ground):
 
     def __init__(self, config: dict[str, object]) -> None:
         super().__init__(0 if config["pidns"] else os.getpid(), _landlock_abi())
-        _limit(resource.RLIMIT_CORE, 0)
+        _forbid_core_dumps()
         _limit(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
         _limit(resource.RLIMIT_MSGQUEUE, 0)
         _limit(resource.RLIMIT_MEMLOCK, 64 * 1024)
+        _limit(resource.RLIMIT_RTPRIO, 0)
+        _limit(resource.RLIMIT_NICE, 0)
+        _limit(resource.RLIMIT_SIGPENDING, PENDING_SIGNALS_MAX)
+        with suppress(OSError):  # a kernel without keys
+            sys_.join_new_session_keyring()
         self.readable = config.get("readable", [])  # for Landlock where there is no private root
         self.proxy = config.get("proxy", {})
         for inet in ("inet", "unix"):
@@ -194,6 +200,13 @@ def _allow_path(ruleset: int, path: str, rights: int) -> None:
 def _limit(which: int, value: int) -> None:
     value = limited(which, value)
     resource.setrlimit(which, (value, value))
+
+
+def _forbid_core_dumps() -> None:
+    """1, not 0: to no file either way, and only at 1 is a program that /proc/sys/kernel/core_pattern names not run either (core(5);
+    fs/coredump.c). The filter keeps it there."""
+    with suppress(ValueError, OSError):  # no privilege, and a hard limit of 0: then only such a program would run
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def offer_to_oom_killer() -> None:

@@ -51,6 +51,8 @@ CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 436, 437, 442
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 
 
+_KEYCTL = (250, 219)  # x86_64, aarch64
+
 _SPACE_NAMES = {
     CLONE_NEWNS: "mount namespace", CLONE_NEWCGROUP: "cgroup namespace", CLONE_NEWUTS: "host name namespace", CLONE_NEWIPC: "ipc namespace",
     CLONE_NEWUSER: "user namespace", CLONE_NEWPID: "pid namespace", CLONE_NEWNET: "network namespace",
@@ -143,6 +145,11 @@ def drop_capabilities() -> None:
     """Empty the effective, permitted and inheritable sets; the kernel empties the ambient set with them."""
     if _libc.capset(*NO_CAPABILITIES):
         raise failure("capset")
+
+
+def join_new_session_keyring() -> None:
+    """Leave the session keyring that was inherited for an empty one of our own (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING)."""
+    _call("keyctl", _KEYCTL[os.uname().machine == "aarch64"], 1, None)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:

@@ -169,5 +169,6 @@ def _filter_steps(demand: Demand, walls: frozenset[str]) -> list[Step]:
         steps.append(Step("landlock", ("mounts" if "mountns" in walls else "paths",)))
     if "seccomp" in walls:
         inet = "netns" in walls or demand.egress == "internet"
-        steps.append(Step("seccomp", ("inet" if inet else "unix", "sessions" if "pidns" in walls else "group")))
+        apart = {"pidns", "ipcns"} <= walls
+        steps.append(Step("seccomp", ("inet" if inet else "unix", "sessions" if apart else "group")))
     return steps
