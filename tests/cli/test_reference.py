@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dayfly.cli.machine import WALLS
+from dayfly.cli.machine import EXTRAS, WALLS
 from dayfly.cli.reference import FUNCTION_ABOUT, fields_of, main, page
 from dayfly.core.decide import isolate
 from dayfly.core.model.function import FunctionConfig
@@ -40,3 +40,4 @@ def test_every_setting_is_described():
 
 def test_the_doctor_can_explain_every_wall():
     assert set(WALLS) == {*isolate.WALLS, "egress_internet"}
+    assert set(EXTRAS) == set(isolate.EXTRAS)

@@ -9,8 +9,8 @@ from dayfly.core.decide.isolate import Demand, plan
 from dayfly.core.model.errors import Refusal
 
 NEEDED = sorted({feature for _, groups in isolate.WALLS.values() for group in groups for feature in group})
-ALL: dict[str, bool | str] = dict.fromkeys([*NEEDED, "egress_internet", "cgroup_v1"], True)
-NONE: dict[str, bool | str] = dict.fromkeys([*NEEDED, "egress_internet", "cgroup_v1"], "not here")
+ALL: dict[str, bool | str] = dict.fromkeys([*NEEDED, *isolate.EXTRAS.values(), "egress_internet", "cgroup_v1"], True)
+NONE: dict[str, bool | str] = dict.fromkeys([*NEEDED, *isolate.EXTRAS.values(), "egress_internet", "cgroup_v1"], "not here")
 some_features = st.fixed_dictionaries({name: st.sampled_from([True, "not here"]) for name in ALL})
 some_demands = st.builds(
     Demand,
@@ -19,6 +19,7 @@ some_demands = st.builds(
     tmp_mb=st.integers(1, 512),
     layer=st.booleans(),
     secrets=st.booleans(),
+    cpu_millicores=st.sampled_from([0, 500]),
 )
 
 
@@ -105,6 +106,30 @@ def test_memory_limit_of_last_resort() -> None:
     limits = next(step for step in made.steps if step.name == "limits")
     assert limits.parameters[2] == 64 << 20
     assert "memory: not here" in made.missing
+
+
+def test_a_ceiling_that_cannot_be_had_is_a_missing_wall_for_who_asked() -> None:
+    """A kernel without quotas: who asks for a ceiling is told, and strict refuses; who does not has all that it asked for."""
+    features = ALL | {"cpu_quota_cgroup": "no quotas"}
+    assert "cpu: no quotas" in plan(Demand(cpu_millicores=500), features).missing
+    assert plan(Demand(), features, strict=True).missing == ()
+    with pytest.raises(Refusal):
+        plan(Demand(cpu_millicores=500), features, strict=True)
+
+
+def test_memory_that_may_go_to_swap_is_no_wall() -> None:
+    """Where swap is there and not limited, a function could take more than it asked for: the wall is missing, the limit stays."""
+    made = plan(Demand(), ALL | {"swap_cgroup": "not limited"})
+    assert "memory: not limited" in made.missing
+    assert names(made.steps)[0] == "cgroup"
+
+
+def test_extras_are_no_walls() -> None:
+    """What is only good to have is told apart, and strict isolation does without."""
+    features = ALL | dict.fromkeys(isolate.EXTRAS.values(), "not here")
+    assert set(isolate.extras(features).values()) == {"not here"}
+    assert set(isolate.extras(ALL).values()) == {True}
+    assert plan(Demand(), features, strict=True).missing == ()
 
 
 def test_user_namespace_instead_of_uid() -> None:

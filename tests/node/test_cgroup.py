@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dayfly.sandbox import cgroup, syscalls
+from dayfly.sandbox import cgroup, cgroupfs, syscalls
 from dayfly.sandbox.cgroup import Groups, Place, find_place
 
 V1_MOUNTS = """\
@@ -18,7 +18,10 @@ V1_MOUNTS = """\
 32 29 0:3 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
 33 29 0:4 / /sys/fs/cgroup/with\\040space rw - cgroup cgroup rw,freezer
 """
-FILES_V2 = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.weight", "memory.events", "memory.peak", "cpu.stat")
+FILES_V2 = (
+    "memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.weight", "cpu.max", "memory.events", "memory.peak", "cpu.stat",
+    "io.weight",
+)  # fmt: skip
 
 
 class FakeV2(Groups):
@@ -68,7 +71,10 @@ def prepared(fake: Path, monkeypatch: pytest.MonkeyPatch) -> FakeV2:
 def test_v2_limits_and_usage(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """v2: controllers are enabled on the way down, limits are written under their v2 names, usage is read under them."""
     groups = prepared(fake, monkeypatch)
-    assert (fake / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    assert (fake / "cgroup.subtree_control").read_text() == "+cpu +io +memory +pids"
+    assert [groups.available()[f"{name}_cgroup"] for name in ("swap", "cpu_quota", "io")] == [True] * 3
+    assert (fake / "dayfly-test" / "io.weight").read_text() == "50"
+    assert groups.shared() == []
     assert groups.available()["memory_cgroup"] is True
     assert groups.available()["cgroup_v2"] is True
     assert groups.available()["cgroup_v1"] is not True
@@ -79,6 +85,7 @@ def test_v2_limits_and_usage(fake: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     folder = group.unique[0]
     assert list(group.descriptors) == ["cgroup"]
     wanted = {"memory.max": str(128 << 20), "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "64", "cpu.weight": "12"}
+    wanted |= {"io.weight": "12", "cpu.max": ""}
     assert {name: (folder / name).read_text() for name in wanted} == wanted
     (folder / "cpu.stat").write_text("usage_usec 4711\nuser_usec 1\n")
     (folder / "memory.peak").write_text("5000000\n")
@@ -90,11 +97,39 @@ def test_v2_limits_and_usage(fake: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not folder.exists()
 
 
+def test_v2_ceilings_change(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quota in a tenth of a second, never less than the kernel takes; only what differs is written again."""
+    group = prepared(fake, monkeypatch).take(128 << 20, 64, 1500)
+    assert group is not None
+    folder = group.unique[0]
+    assert (folder / "cpu.max").read_text() == "150000 100000"
+    (folder / "memory.max").write_text("untouched")
+    for millicores, text in ((1, "1000 100000"), (0, "max 100000")):
+        (folder / "cpu.max").write_text("")  # a file of the kernel has no old content behind the new
+        group.limit(cgroup.Limits(128 << 20, 64, 12, millicores))
+        assert (folder / "cpu.max").read_text() == text
+    group.limit(cgroup.Limits(128 << 20, 32, 12))
+    assert [(folder / name).read_text() for name in ("memory.max", "pids.max")] == ["untouched", "32"]
+    group.close_descriptors()
+
+
+def test_v2_without_the_luxuries(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No controller for disks, no quota, swap that is there and not limited: each says so, and the rest works."""
+    (fake / "cgroup.controllers").write_text("cpu memory pids\n")
+    monkeypatch.setattr("tests.node.test_cgroup.FILES_V2", ("memory.max", "pids.max", "cpu.weight"))
+    monkeypatch.setattr(cgroup, "has_swap", lambda: True)  # this machine's own is not for a test to change
+    groups = prepared(fake, monkeypatch)
+    found = groups.available()
+    assert all(found[f"{name}_cgroup"] is True for name in cgroup.CONTROLLERS)
+    assert all(isinstance(found[f"{name}_cgroup"], str) for name in ("swap", "cpu_quota"))
+    assert (fake / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+
+
 def test_v2_busy_folder_moves_its_processes_to_a_leaf(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A delegated folder that holds the platform's own processes: they move to a leaf, then controllers can be enabled."""
     (fake / "cgroup.procs").write_text("41\n42\n")
     moved: list[str] = []
-    real = cgroup._write
+    real = cgroupfs.write
 
     def write(path: Path, value: object) -> None:
         if path == fake / "cgroup.subtree_control" and len(moved) < 2:
@@ -103,7 +138,7 @@ def test_v2_busy_folder_moves_its_processes_to_a_leaf(fake: Path, monkeypatch: p
             moved.append(str(value))
         real(path, value)
 
-    monkeypatch.setattr(cgroup, "_write", write)
+    monkeypatch.setattr(cgroupfs, "write", write)
     groups = prepared(fake, monkeypatch)
     assert moved == ["41", "42"]
     assert set(groups.folders) == set(cgroup.CONTROLLERS)
@@ -158,6 +193,7 @@ def test_v1_for_real(real_v1: Groups) -> None:
     assert usage.oom_kills == 0
     folders = group.unique
     assert (group.folders["memory"] / "memory.limit_in_bytes").read_text().strip() == str(32 << 20)
+    assert (group.folders["cpu"] / "cpu.cfs_quota_us").read_text().strip() == "-1"
     real_v1.give_back(group)
     while real_v1.sweep():
         pass
@@ -177,6 +213,44 @@ def test_limits_of_groups_made_ahead_change(real_v1: Groups, megabytes: int) -> 
             assert (folder / name).read_text().strip() == str(megabytes << 20)
     assert (group.folders["pids"] / "pids.max").read_text().strip() == "16"
     real_v1.give_back(group)
+
+
+@pytest.mark.root
+def test_v1_ceiling_holds_for_real(real_v1: Groups) -> None:
+    """A tenth of a core: a process that would compute for 0.2 s is stopped by the kernel again and again, and counted."""
+    group = real_v1.take(64 << 20, 8, 100)
+    assert group is not None
+    assert (group.folders["cpu"] / "cpu.cfs_quota_us").read_text().strip() == "10000"
+    pid = os.fork()
+    if pid == 0:
+        for descriptor in group.descriptors.values():
+            os.write(descriptor, b"0")
+        while sum(os.times()[:2]) < 0.2:
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+    stopped = cgroupfs.keyed(group.folders["cpu"] / "cpu.stat", "nr_throttled")
+    real_v1.give_back(group)
+    while real_v1.sweep():
+        pass
+    assert stopped > 3
+
+
+@pytest.mark.root
+def test_v1_disk_weight_is_of_all_together(real_v1: Groups) -> None:
+    """Where the kernel has weights, one group is there for the parent of all instances to join; otherwise a reason."""
+    if real_v1.available()["io_cgroup"] is not True:
+        assert "blkio" in str(real_v1.available()["io_cgroup"]) or "weights" in str(real_v1.available()["io_cgroup"])
+        assert real_v1.shared() == []
+        return
+    (tasks,) = real_v1.shared()
+    assert any(
+        (Path(tasks).parent / name).read_text().split()[-1] == "50"
+        for name in ("blkio.bfq.weight", "blkio.weight")
+        if (Path(tasks).parent / name).exists()
+    )
+    real_v1.close()
+    assert not Path(tasks).parent.exists()
 
 
 @pytest.mark.root

@@ -134,6 +134,22 @@ def test_descriptors(rig: Rig, client: Client) -> None:
     assert found[1].startswith("pipe:")
 
 
+@pytest.mark.root
+def test_groups(rig: Rig, client: Client) -> None:
+    """An instance is in a group of its own for memory, processes and processor time, with the ceiling it asked for, and shares one
+    for the disk with all others."""
+    instance = client.run(rig.code(ECHO), cpu_millicores=250)
+    own = Path(f"/proc/{client.wait_accepted(instance.name).pid}/cgroup").read_text()
+    paths = {name: line.split(":", 2)[2] for line in own.splitlines() for name in line.split(":", 2)[1].split(",")}
+    if "cpu" not in paths:
+        pytest.skip("not a machine with cgroup v1")
+    (folder,) = (path for path in rig.cgroups() if "/cpu" in str(path) and (path / "cpu.shares").exists())
+    assert (folder / Path(paths["cpu"]).name / "cpu.cfs_quota_us").read_text().strip() == "25000"
+    assert len({Path(paths[name]).name for name in ("memory", "pids", "cpu")}) == 1
+    if folders := [path for path in rig.cgroups() if "blkio" in str(path)]:
+        assert Path(paths["blkio"]).name == folders[0].name
+
+
 @pytest.mark.parametrize("rig", ALL, indirect=True)
 def test_resource_limits(rig: Rig, client: Client) -> None:
     """No core dump, not even to a program that the host names, and no way to change that; no priority to gain; bounded queues."""

@@ -186,6 +186,7 @@ def isolation() -> list[Check]:
     if isinstance(answer, str):
         return [Check("isolation", "probe", BAD, answer, "functions' isolation on this machine is unknown", "report it with this output")]
     checks = [_wall(name, there) for name, there in answer["walls"].items()]
+    checks += [_extra(name, there) for name, there in answer["extras"].items()]
     runtimes = ", ".join(sorted(answer["runtimes"]))
     if runtimes:
         return [*checks, Check("runtimes", "interpreters", OK, runtimes)]
@@ -193,7 +194,7 @@ def isolation() -> list[Check]:
 
 
 def probe() -> dict[str, dict[str, Any]] | str:
-    """{"walls": {name: True or why not}, "runtimes": {name: path}}; or a sentence on why they are unknown."""
+    """{"walls": {name: True or why not}, "extras": the same, "runtimes": {name: path}}; or a sentence on why they are unknown."""
     command = [sys.executable, "-I", "-c", PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False)
@@ -211,6 +212,12 @@ def _wall(name: str, there: object) -> Check:
         return Check("isolation", name, OK)
     costs, remedy = WALLS.get(name, ("this wall stands around no function", "docs/security.md"))
     return Check("isolation", name, BAD, str(there), costs, remedy)
+
+
+def _extra(name: str, there: object) -> Check:
+    if there is True:
+        return Check("isolation", name, OK)
+    return Check("isolation", name, WARN, str(there), *EXTRAS.get(name, ("", "docs/security.md")))
 
 
 _NAMESPACES = "start as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 (in a container: its seccomp profile)"
@@ -236,6 +243,13 @@ WALLS: dict[str, tuple[str, str]] = {
     "egress_internet": ('egress = "internet" is not confined to public addresses', _NAMESPACES),
 }
 
+# Nobody needs these (core/decide/isolate.py EXTRAS) → what their lack costs, how to get them.
+EXTRAS: dict[str, tuple[str, str]] = {
+    "cpu_ceiling": ("a function that sets cpu gets a share instead of a ceiling", f"a kernel with CONFIG_CFS_BANDWIDTH; {_CGROUPS}"),
+    "io": ("functions that read much from disk slow down others", f"a disk scheduler with weights (bfq, iocost); {_CGROUPS}"),
+    "egress_steering": ("only clients that honour HTTPS_PROXY reach the internet", "start as root, on Linux 5.9 or newer"),
+}
+
 PROBE = """
 import json, os
 from dayfly.core.decide import isolate
@@ -245,7 +259,7 @@ from dayfly.node import machine, server
 layout = Layout(data=f"/nonexistent/doctor-{os.getpid()}", run=f"/nonexistent/doctor-{os.getpid()}")
 try:
     found = machine.Machine(Settings(), layout)
-    print(json.dumps({"walls": isolate.walls(found.features), "runtimes": found.interpreters}))
+    print(json.dumps({"walls": isolate.walls(found.features), "extras": isolate.extras(found.features), "runtimes": found.interpreters}))
 finally:
     server.cleanup(layout)
 """

@@ -19,6 +19,7 @@ FUNCTION_ABOUT = {
     "handler": "`module.function`, slashes allowed before the last dot; a deployed single file defaults to its own module.",
     "runtime": "Interpreter, `python3.11` and so on.",
     "memory_mb": "Memory limit of one instance in MB; what a call is billed by.",
+    "cpu": "Ceiling of processor time in cores (0.5 is half of one); 0: none, only a share by memory when others want it too.",
     "tmp_mb": "Size of the private, writable /tmp in MB.",
     "timeout_seconds": "Longest time one call may run; over it the caller gets 504 and the instance ends.",
     "env": "Environment variables, a table (`-e KEY=VALUE` on the command line).",

@@ -34,6 +34,7 @@ def spawn(provider: Provider, entry: Entry, channel: Channel) -> bool:
             memory_mb=config.memory_mb,
             tmp_mb=config.tmp_mb,
             egress=config.egress,
+            cpu_millicores=round(config.cpu * 1000),
             has_secrets=bool(entry.secrets),
         )
         accepted = provider.start(start, descriptors)

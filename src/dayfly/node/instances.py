@@ -88,7 +88,9 @@ class Instances:
             for descriptor in given:
                 undo.callback(os.close, descriptor)
             self._check(start, given)
-            demand = Demand(start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets)
+            demand = Demand(
+                start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores
+            )
             walls = self.machine.plan(demand)
             instance = Instance(start, tell, walls.plan, self.tree.zygote(start.tenant, start.runtime))
             trees = self._trees(start)
@@ -105,7 +107,7 @@ class Instances:
             return False
         try:
             if ready.outfit.group is not None:
-                self.machine.groups.limit(ready.outfit.group, start.memory_mb << 20, PIDS_MAX)
+                self.machine.groups.limit(ready.outfit.group, start.memory_mb << 20, PIDS_MAX, start.cpu_millicores)
             self.reserve.give(ready, [(tree, PLACES[name]) for name, tree in trees.items()], instance.id, given)
         except OSError as error:
             log("warning", "prepared_lost", name=ready.name, detail=str(error))
@@ -122,7 +124,7 @@ class Instances:
         """A sandbox of its own, now."""
         machine, layout = self.machine, self._layout
         undo.callback(self._give_back, instance)
-        instance.outfit = machine.dress(start.memory_mb, PIDS_MAX, start.egress)
+        instance.outfit = machine.dress(start.memory_mb, PIDS_MAX, start.egress, start.cpu_millicores)
         if not machine.private_root:
             self._make_scratch(instance)
         names, descriptors = instance.outfit.hand_over()

@@ -73,7 +73,7 @@ class Machine:
         cgroup.clean_noted(self._note, cgroup.tag(layout.data))
         self.groups = cgroup.Groups(place, cgroup.tag(layout.data))
         with contextlib.suppress(FileNotFoundError):  # no RUN: somebody only asks what this machine can do
-            self._note.write_text("".join(f"{folder}\n" for folder in dict.fromkeys(self.groups.folders.values())))
+            self._note.write_text("".join(f"{folder}\n" for folder in self.groups.roots()))
         self.networks = network.Pool(layout.egress_socket, ready=8)
         reached = self.networks.available()
         self.features: features.Features = found | self.groups.available() | reached | {"net_namespaces": reached["netns"]}
@@ -104,12 +104,12 @@ class Machine:
         ahead = isolate.ahead(plan.steps) if self.private_root else None
         return Walls(plan, msgspec.Raw(msgspec.json.encode(plan.steps)), msgspec.json.encode(ahead) if ahead else b"")
 
-    def dress(self, memory_mb: int, pids: int, egress: str) -> Outfit:
+    def dress(self, memory_mb: int, pids: int, egress: str, cpu_millicores: int = 0) -> Outfit:
         """A uid, a group with these limits and a network of its own, as far as this machine has them. Raises OSError."""
         outfit = Outfit()
         try:
             outfit.uid = self.uids.take() if self.root else 0
-            outfit.group = self.groups.take(memory_mb << 20, pids)
+            outfit.group = self.groups.take(memory_mb << 20, pids, cpu_millicores)
             if self.has("net_namespaces"):
                 kind = egress if self.has("egress_internet") else "none"
                 outfit.network = self.networks.take(kind)
@@ -142,6 +142,7 @@ class Machine:
             "utsns": self.has("uts_namespaces"),
             "capabilities": self.root or self.in_user_namespace,
             "into_cgroup": self.has("cgroup_v2"),
+            "shared_groups": self.groups.shared(),
             "resolv_conf": network.RESOLV_CONF,
             "readable": readable,
             "proxy": self.networks.proxy_environment(),

@@ -379,9 +379,9 @@ def cleanup(layout: Layout) -> None:
     cgroup.clean_noted(Path(layout.run, NOTE), cgroup.tag(layout.data))
     mountinfo, own = (Path("/proc/self", name).read_text() for name in ("mountinfo", "cgroup"))
     place = cgroup.find_place(mountinfo, own, privileged=os.geteuid() == 0)
-    for base in dict.fromkeys(place.folders.values()):
+    for folder in place.tagged(cgroup.tag(layout.data)):
         with contextlib.suppress(OSError):
-            cgroup.clean(base / cgroup.tag(layout.data))
+            cgroup.clean(folder)
 
 
 __all__ = ["Build", "Node", "cleanup", "run"]

@@ -275,6 +275,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, zygote.end)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1, 0, 0)
     launch.name_process("dayfly-zygote")
+    launch.join_groups(config["shared_groups"])
     launch.offer_to_oom_killer()
     zygote.prepare()
     zygote.serve()

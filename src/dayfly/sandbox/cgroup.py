@@ -6,18 +6,33 @@ own `tasks` (descriptors "tasks0"…); v2, it is born inside by clone3 (descript
 period, about 6 ms. Called by node/; must never touch a group whose name does not carry this data directory's tag.
 """
 
-import contextlib
 import errno
-import hashlib
 import os
-import signal
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-CONTROLLERS = ("memory", "pids", "cpu")
+from dayfly.sandbox.cgroupfs import (
+    CONTROLLERS,
+    Place,
+    clean,
+    clean_noted,
+    enable,
+    enable_below,
+    find_place,
+    has_swap,
+    keyed,
+    kill_all,
+    number,
+    remove,
+    tag,
+    try_write,
+    write,
+)
+
+QUOTA_PERIOD_US, QUOTA_US_MIN = 100_000, 1_000  # sched-bwc: the kernel's own period, and the least it takes
+IO_WEIGHT = 50  # of all instances together, where others have 100
+_V1_IO_WEIGHTS = ("blkio.bfq.weight", "blkio.weight")
 WEIGHT_PER_GB = 100  # v2's default weight for each GiB of memory; v1's shares are 1024/100 of it
-CLEAN_SECONDS_MAX = 3.0
 
 
 class Usage(NamedTuple):
@@ -28,71 +43,35 @@ class Usage(NamedTuple):
     oom_kills: int
 
 
-class Place(NamedTuple):
-    """Where groups are made: the interface's version and the folder of each controller (all the same on v2)."""
+class Limits(NamedTuple):
+    """What one instance may use. Swap counts as memory. `cpu_millicores` is a ceiling (0: none) beside the weight."""
 
-    version: int
-    folders: dict[str, Path]
-    reasons: dict[str, str]  # controllers that cannot be used → why
-
-
-def tag(data: str) -> str:
-    """The name of the folder below which all of one platform's groups lie."""
-    return "dayfly-" + hashlib.sha256(os.path.realpath(data).encode()).hexdigest()[:12]
-
-
-def find_place(mountinfo: str, own: str, *, privileged: bool) -> Place:
-    """Where this process may make groups, from the texts of /proc/self/mountinfo and /proc/self/cgroup."""
-    v1, v2 = _mounts(mountinfo)
-    paths = {controller: line.split(":", 2)[2] for line in own.splitlines() for controller in line.split(":", 2)[1].split(",")}
-    if v2 is not None and {"memory", "pids"} <= set(_read(v2 / "cgroup.controllers").split()):
-        inside = v2 / paths.get("", "/").strip("/")
-        base = v2 if privileged or not inside.is_dir() else inside
-        return Place(2, dict.fromkeys(CONTROLLERS, base), {})
-    folders, reasons = {}, {}
-    for controller in CONTROLLERS:
-        if controller not in v1:
-            reasons[controller] = f"no cgroup controller {controller!r} on this machine"
-            continue
-        inside = v1[controller] / paths.get(controller, "/").strip("/")
-        folders[controller] = inside if inside.is_dir() else v1[controller]
-    return Place(1, folders, reasons)
-
-
-def _mounts(mountinfo: str) -> tuple[dict[str, Path], Path | None]:
-    """Mount points of v1 by controller, and of v2."""
-    v1: dict[str, Path] = {}
-    v2 = None
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = [*after.split(" ", 2), "", ""][:3]
-        point = Path(before.split(" ")[4].encode().decode("unicode_escape")) if before.count(" ") >= 4 else Path("/")
-        if kind == "cgroup":
-            v1.update(dict.fromkeys(options.split(","), point))
-        elif kind == "cgroup2":
-            v2 = point
-    return v1, v2
+    memory_bytes: int
+    pids: int
+    weight: int
+    cpu_millicores: int = 0
 
 
 class Group:
     """The group of one instance. `descriptors` are for the child; close them with `close_descriptors` once it was started."""
 
-    def __init__(self, version: int, folders: dict[str, Path]) -> None:
+    def __init__(self, version: int, folders: dict[str, Path], io: bool = False) -> None:
         self.version = version
         self.folders = folders
+        self.io = io  # v2: whether there is a weight for disk input and output
         self.unique = list(dict.fromkeys(folders.values()))
         self.made: list[Path] = []
-        self._limits: tuple[int, int, int] | None = None
+        self._limits: Limits | None = None
         self.descriptors: dict[str, int] = {}
         try:
             for folder in self.unique:
-                folder.mkdir()
+                os.mkdir(folder)
                 self.made.append(folder)
             if version == 2:
                 self.descriptors["cgroup"] = os.open(self.unique[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             else:
                 for i, folder in enumerate(self.unique):
-                    self.descriptors[f"tasks{i}"] = os.open(folder / "tasks", os.O_WRONLY | os.O_CLOEXEC)
+                    self.descriptors[f"tasks{i}"] = os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             self.close_descriptors()
             self.remove()
@@ -101,43 +80,66 @@ class Group:
     def __repr__(self) -> str:
         return f"<Group v{self.version} {self.unique[0].name}>"
 
-    def limit(self, memory_bytes: int, pids: int, weight: int) -> None:
-        """Set limits. Swap counts as memory: there is none beyond it. The same limits again cost nothing."""
-        if self._limits == (memory_bytes, pids, weight):
-            return
-        self._limits = None
-        self._write_limits(memory_bytes, pids, weight)
-        self._limits = (memory_bytes, pids, weight)
+    def limit(self, limits: Limits) -> None:
+        """Set limits. Those that are set already cost nothing."""
+        before, self._limits = self._limits, None
+        if before is None or limits.memory_bytes != before.memory_bytes:
+            self._limit_memory(limits.memory_bytes)
+        if (before is None or limits.pids != before.pids) and (folder := self.folders.get("pids")) is not None:
+            write(f"{folder}/pids.max", limits.pids)
+        if before is None or limits.weight != before.weight:
+            self._weigh(limits.weight)
+        if limits.cpu_millicores != (before.cpu_millicores if before else 0):
+            self._cap(limits.cpu_millicores)
+        self._limits = limits
 
-    def _write_limits(self, memory_bytes: int, pids: int, weight: int) -> None:
-        if (folder := self.folders.get("memory")) is not None:
-            if self.version == 2:
-                _write(folder / "memory.max", memory_bytes)
-                _try_write(folder / "memory.swap.max", 0)
-                _try_write(folder / "memory.oom.group", 1)
-            else:
-                # The sum with swap may never be the smaller one: on the way up it goes first, on the way down last.
-                _try_write(folder / "memory.memsw.limit_in_bytes", memory_bytes)
-                _write(folder / "memory.limit_in_bytes", memory_bytes)
-                _try_write(folder / "memory.memsw.limit_in_bytes", memory_bytes)
-        if (folder := self.folders.get("pids")) is not None:
-            _write(folder / "pids.max", pids)
-        if (folder := self.folders.get("cpu")) is not None:
-            if self.version == 2:
-                _write(folder / "cpu.weight", max(1, min(10_000, weight)))
-            else:
-                _write(folder / "cpu.shares", max(2, weight * 1024 // 100))
+    def _limit_memory(self, memory_bytes: int) -> None:
+        folder = self.folders.get("memory")
+        if folder is None:
+            return
+        if self.version == 2:
+            write(f"{folder}/memory.max", memory_bytes)
+            try_write(f"{folder}/memory.swap.max", 0)
+            try_write(f"{folder}/memory.oom.group", 1)
+        else:
+            # The sum with swap may never be the smaller one: on the way up it goes first, on the way down last.
+            both = try_write(f"{folder}/memory.memsw.limit_in_bytes", memory_bytes)
+            write(f"{folder}/memory.limit_in_bytes", memory_bytes)
+            if not both:
+                try_write(f"{folder}/memory.memsw.limit_in_bytes", memory_bytes)
+
+    def _weigh(self, weight: int) -> None:
+        folder = self.folders.get("cpu")
+        if folder is None:
+            return
+        if self.version == 2:
+            write(f"{folder}/cpu.weight", max(1, min(10_000, weight)))
+            if self.io:
+                try_write(f"{folder}/io.weight", max(1, min(10_000, weight)))
+        else:
+            write(f"{folder}/cpu.shares", max(2, weight * 1024 // 100))
+
+    def _cap(self, millicores: int) -> None:
+        """A ceiling of processor time; 0 takes it away. Raises OSError where the kernel has none."""
+        folder = self.folders.get("cpu")
+        if folder is None:
+            return
+        quota = max(QUOTA_US_MIN, millicores * QUOTA_PERIOD_US // 1000)
+        if self.version == 2:
+            write(f"{folder}/cpu.max", f"{quota if millicores else 'max'} {QUOTA_PERIOD_US}")
+        else:
+            write(f"{folder}/cpu.cfs_quota_us", quota if millicores else -1)
 
     def usage(self) -> Usage:
         """Read once the instance has ended, before `remove`."""
         memory, cpu = self.folders.get("memory"), self.folders.get("cpu")
         if self.version == 2:
-            seconds = _keyed(cpu / "cpu.stat", "usage_usec") if cpu else -1
-            oom = _keyed(memory / "memory.events", "oom_kill") if memory else 0
-            return Usage(seconds, _number(memory / "memory.peak") if memory else -1, max(oom, 0))
-        nanoseconds = _number(cpu / "cpuacct.usage") if cpu else -1
-        oom = _keyed(memory / "memory.oom_control", "oom_kill") if memory else 0
-        peak = _number(memory / "memory.max_usage_in_bytes") if memory else -1
+            seconds = keyed(cpu / "cpu.stat", "usage_usec") if cpu else -1
+            oom = keyed(memory / "memory.events", "oom_kill") if memory else 0
+            return Usage(seconds, number(memory / "memory.peak") if memory else -1, max(oom, 0))
+        nanoseconds = number(cpu / "cpuacct.usage") if cpu else -1
+        oom = keyed(memory / "memory.oom_control", "oom_kill") if memory else 0
+        peak = number(memory / "memory.max_usage_in_bytes") if memory else -1
         return Usage(nanoseconds // 1000 if nanoseconds >= 0 else -1, peak, max(oom, 0))
 
     def close_descriptors(self) -> None:
@@ -148,12 +150,12 @@ class Group:
     def kill(self) -> None:
         """SIGKILL whatever is still inside."""
         for folder in self.unique:
-            _kill_all(folder)
+            kill_all(folder)
 
     def remove(self) -> bool:
         """Remove the folders. False: something is still leaving; try again later."""
         for folder in list(self.made):
-            if not _remove(folder):
+            if not remove(folder):
                 return False
             self.made.remove(folder)
         return True
@@ -171,38 +173,57 @@ class Groups:
         self._pool: list[Group] = []
         self._leaving: list[Group] = []
         self._next = 0
-        self._usual = (128 << 20, 64)  # what was asked for last: groups made ahead have these limits
+        self._usual = Limits(128 << 20, 64, _weight(128 << 20))  # what was asked for last: groups made ahead have these limits
+        self._io: bool | str = f"no cgroup controller for disk input and output ({'io' if place.version == 2 else 'blkio'}) is used"
+        self._io_folder: Path | None = None  # v1: the one group for all
         self._prepare()
 
     def __repr__(self) -> str:
         return f"<Groups v{self.place.version} {sorted(self.folders)} ready={len(self._pool)} leaving={len(self._leaving)}>"
 
     def available(self) -> dict[str, bool | str]:
-        """Features: `memory_cgroup`, `pids_cgroup`, `cpu_cgroup`, and the version in use as `cgroup_v1` / `cgroup_v2`."""
+        """Features: `memory_cgroup`, `pids_cgroup`, `cpu_cgroup`; whether swap is limited, processor time has a ceiling and disk input
+        and output a weight (`swap_cgroup`, `cpu_quota_cgroup`, `io_cgroup`); and the version in use as `cgroup_v1` / `cgroup_v2`."""
         features: dict[str, bool | str] = {}
         for controller in CONTROLLERS:
             features[f"{controller}_cgroup"] = controller in self.folders or self.reasons.get(controller, "not available")
         for version in (1, 2):
             used = bool(self.folders) and self.place.version == version
             features[f"cgroup_v{version}"] = used or f"this machine's limits come from cgroup v{3 - version}, or there are none"
+        memory, cpu, second = self.folders.get("memory"), self.folders.get("cpu"), self.place.version == 2
+        swap = memory is not None and (memory / ("memory.swap.max" if second else "memory.memsw.limit_in_bytes")).exists()
+        features["swap_cgroup"] = swap or not has_swap() or "this kernel does not limit swap (boot parameter swapaccount=1)"
+        quota = cpu is not None and (cpu / ("cpu.max" if second else "cpu.cfs_quota_us")).exists()
+        there = features["cpu_cgroup"]
+        features["cpu_quota_cgroup"] = quota or ("this kernel has no ceiling (CONFIG_CFS_BANDWIDTH)" if there is True else there)
+        features["io_cgroup"] = self._io
         return features
 
-    def take(self, memory_bytes: int, pids: int) -> Group | None:
+    def take(self, memory_bytes: int, pids: int, cpu_millicores: int = 0) -> Group | None:
         """A fresh group with these limits; None where there are none to be had."""
         if not self.folders:
             return None
         group = self._pool.pop() if self._pool else self._make()
-        self._usual = (memory_bytes, pids)
+        limits = Limits(memory_bytes, pids, _weight(memory_bytes), cpu_millicores)
+        self._usual = limits._replace(cpu_millicores=0)
         try:
-            group.limit(memory_bytes, pids, _weight(memory_bytes))
+            group.limit(limits)
         except OSError:
             self.give_back(group)
             raise
         return group
 
-    def limit(self, group: Group, memory_bytes: int, pids: int) -> None:
+    def limit(self, group: Group, memory_bytes: int, pids: int, cpu_millicores: int = 0) -> None:
         """Give a group that is in use already its owner's limits."""
-        group.limit(memory_bytes, pids, _weight(memory_bytes))
+        group.limit(Limits(memory_bytes, pids, _weight(memory_bytes), cpu_millicores))
+
+    def roots(self) -> list[Path]:
+        """Every folder below which this platform has groups."""
+        return [*dict.fromkeys(self.folders.values()), *([self._io_folder] if self._io_folder is not None else [])]
+
+    def shared(self) -> list[str]:
+        """Files that the parent of all instances writes 0 to, before it has any: groups that all of them share."""
+        return [f"{self._io_folder}/tasks"] if self._io_folder is not None else []
 
     def give_back(self, group: Group) -> None:
         """The instance is gone (or never was): remove its group, soon."""
@@ -214,7 +235,7 @@ class Groups:
         if self.folders and len(self._pool) < self._ready:
             group = self._make()
             self._pool.append(group)
-            group.limit(*self._usual, _weight(self._usual[0]))
+            group.limit(self._usual)
         return bool(self.folders) and len(self._pool) < self._ready
 
     def sweep(self, at_most: int = 1) -> bool:
@@ -233,13 +254,14 @@ class Groups:
             group.close_descriptors()
         self._pool.clear()
         self._leaving.clear()
-        for folder in dict.fromkeys(self.folders.values()):
+        for folder in self.roots():
             clean(folder)
 
     def _make(self) -> Group:
         self._next += 1
         name = f"i{os.getpid()}-{self._next}"
-        return Group(self.place.version, {controller: folder / name for controller, folder in self.folders.items()})
+        folders = {controller: folder / name for controller, folder in self.folders.items()}
+        return Group(self.place.version, folders, io=self.place.version == 2 and self._io is True)
 
     def _prepare(self) -> None:
         """Remove what an earlier platform left, make the parent folders, and see which controllers really work."""
@@ -249,10 +271,10 @@ class Groups:
                 if controller not in self.folders and folder not in self.folders.values():
                     clean(folder)
                     if self.place.version == 2:
-                        _enable_below(base, self._tag)
+                        enable_below(base, self._tag)
                     folder.mkdir()
                     if self.place.version == 2:
-                        _enable(folder)
+                        enable(folder)
                 self._require(controller, folder)
                 self.folders[controller] = folder
             except OSError as error:
@@ -261,7 +283,32 @@ class Groups:
         if cpu is not None:  # all instances together weigh as much as one process per processor
             cpus = os.cpu_count() or 1
             name, value = ("cpu.weight", min(10_000, 100 * cpus)) if self.place.version == 2 else ("cpu.shares", 1024 * cpus)
-            _try_write(cpu / name, value)
+            try_write(cpu / name, value)
+        self._prepare_io()
+
+    def _prepare_io(self) -> None:
+        """Disk input and output: a lower weight for all instances together. A machine without it lacks no wall: instances have no
+        disk to write to, and what they read is in memory soon."""
+        folder: Path | None = None
+        names: tuple[str, ...] = ("io.weight", "io.bfq.weight")
+        if self.place.version == 2:
+            folder = self.folders.get("cpu")
+        elif self.place.blkio is not None and self.folders:
+            folder, names = self.place.blkio / self._tag, _V1_IO_WEIGHTS
+            try:
+                clean(folder)
+                folder.mkdir()
+            except OSError as error:
+                self._io = f"cgroup v1 blkio: {error.strerror or error}"
+                return
+        if folder is None:
+            return
+        if any(try_write(folder / name, IO_WEIGHT) for name in names):
+            self._io = True
+            self._io_folder = folder if self.place.version == 1 else None
+        else:
+            self._io = "no disk scheduler of this kernel has weights (bfq, iocost)"
+            remove(folder)  # v2's is not empty: it stays
 
     def _require(self, controller: str, folder: Path) -> None:
         v1_file, v2_file = {
@@ -278,97 +325,4 @@ def _weight(memory_bytes: int) -> int:
     return max(10, memory_bytes * WEIGHT_PER_GB // (1 << 30))
 
 
-def _enable_below(base: Path, tag: str) -> None:
-    """Let children of a v2 folder have controllers. A folder with processes may not: move them into a leaf first (the processes
-    of a delegated folder are the platform's own)."""
-    try:
-        _enable(base)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        leaf = base / f"{tag}-platform"
-        leaf.mkdir(exist_ok=True)
-        for pid in _read(base / "cgroup.procs").split():
-            with contextlib.suppress(OSError):
-                _write(leaf / "cgroup.procs", int(pid))
-        _enable(base)
-
-
-def _enable(folder: Path) -> None:
-    wanted = set(CONTROLLERS) & set(_read(folder / "cgroup.controllers").split()) - set(_read(folder / "cgroup.subtree_control").split())
-    if wanted:
-        _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
-
-
-def clean(folder: Path) -> None:
-    """Kill everything below a folder of groups and remove it. Raises OSError when it is still busy after a few seconds."""
-    deadline = time.monotonic() + CLEAN_SECONDS_MAX
-    while folder.is_dir():
-        children = [child for child in folder.iterdir() if child.is_dir()]
-        for child in (*children, folder):
-            _kill_all(child)
-            _remove(child)
-        if not folder.is_dir():
-            return
-        if time.monotonic() > deadline:
-            raise OSError(errno.EBUSY, f"{folder} still holds processes")
-        time.sleep(0.005)
-
-
-def clean_noted(note: Path, tag: str) -> None:
-    """Clean the folders that an earlier node noted, as far as they carry the tag: it may have lived in another place of the tree."""
-    for line in _read(note).splitlines():
-        if Path(line).name == tag:
-            with contextlib.suppress(OSError):
-                clean(Path(line))
-
-
-def _kill_all(folder: Path) -> None:
-    for pid in _read(folder / "cgroup.procs").split():
-        with contextlib.suppress(OSError):
-            os.kill(int(pid), signal.SIGKILL)
-
-
-def _remove(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def _write(path: Path, value: object) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, str(value).encode())
-    finally:
-        os.close(descriptor)
-
-
-def _try_write(path: Path, value: object) -> None:
-    """For files that some kernels lack."""
-    with contextlib.suppress(OSError):
-        _write(path, value)
-
-
-def _number(path: Path) -> int:
-    text = _read(path).strip()
-    return int(text) if text.isdigit() else -1
-
-
-def _keyed(path: Path, key: str) -> int:
-    """The value of `key value` lines; -1 when it is not there."""
-    for line in _read(path).splitlines():
-        name, _, value = line.partition(" ")
-        if name == key and value.strip().isdigit():
-            return int(value)
-    return -1
+__all__ = ["CONTROLLERS", "Group", "Groups", "Limits", "Place", "Usage", "clean", "clean_noted", "find_place", "tag"]

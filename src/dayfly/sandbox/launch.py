@@ -209,6 +209,13 @@ def _forbid_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
+def join_groups(tasks: list[str]) -> None:
+    """Control groups that all instances share, by their `tasks` files: joined once, by the parent of all."""
+    for path in tasks:
+        with open(path, "w") as file:
+            file.write("0")
+
+
 def offer_to_oom_killer() -> None:
     """When the whole machine runs out of memory, this process and its children go before the platform. Inherited by forks."""
     try:

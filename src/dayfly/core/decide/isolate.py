@@ -30,11 +30,14 @@ WALLS: Final[dict[str, tuple[str, tuple[tuple[str, ...], ...]]]] = {
     "no_new_privs": ("setuid programs", (("no_new_privs",),)),
     "seccomp": ("the kernel's wider interface", (("seccomp",),)),
     "landlock": ("files, a second time", (("landlock",),)),
-    "memory": ("memory use", (("memory_cgroup",),)),
+    "memory": ("memory use", (("memory_cgroup", "swap_cgroup"),)),
     "pids": ("the number of processes", (("pids_cgroup",), ("uids",), ("user_namespaces",))),
-    "cpu": ("processor shares", (("cpu_cgroup",),)),
+    "cpu": ("processor time", (("cpu_cgroup",),)),  # with a ceiling also "cpu_quota_cgroup"
     "egress": ("the way out", ()),  # decided in _egress
 }
+
+# Good to have: a name for people, and the feature it is.
+EXTRAS: Final[dict[str, str]] = {"cpu_ceiling": "cpu_quota_cgroup", "io": "io_cgroup", "egress_steering": "egress_steering"}
 
 
 _NEVER_AHEAD: Final = frozenset(("folders", "secrets", "secret_files"))
@@ -50,6 +53,7 @@ class Demand(msgspec.Struct, frozen=True):
     pids_max: int = PIDS_MAX
     layer: bool = False
     secrets: bool = False
+    cpu_millicores: int = 0  # a ceiling; 0: none
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -91,6 +95,11 @@ def walls(features: Features) -> dict[str, bool | str]:
     return found | {"egress_internet": _lacks_egress(Demand(egress="internet"), features) or True}
 
 
+def extras(features: Features) -> dict[str, bool | str]:
+    """What is good to have and keeps nobody apart: True, or why it cannot be had. Strict isolation does not ask for these."""
+    return {name: _reason(feature, features) or True for name, feature in EXTRAS.items()}
+
+
 def _reason(feature: str, features: Features) -> str:
     """Empty when the machine has it."""
     value = features.get(feature, "not probed")
@@ -103,6 +112,8 @@ def _lacks(wall: str, demand: Demand, features: Features) -> str:
     if wall == "egress":
         return _lacks_egress(demand, features)
     groups = WALLS[wall][1]
+    if wall == "cpu" and demand.cpu_millicores:
+        groups = (("cpu_cgroup", "cpu_quota_cgroup"),)
     reasons = ["; ".join(dict.fromkeys(filter(None, (_reason(feature, features) for feature in group)))) for group in groups]
     return "" if "" in reasons else reasons[0]
 

@@ -27,6 +27,7 @@ RUNTIME = re.compile(r"python3\.[0-9]{1,2}")
 # key → (type, lowest, highest, unit). The widest values that a machine or Lambda's contract allows.
 NUMBERS: dict[str, tuple[type, float, float, str]] = {
     "memory_mb": (int, 32, 10_240, "MB"),
+    "cpu": (float, 0, 1_024, "cores"),
     "tmp_mb": (int, 1, 10_240, "MB"),
     "timeout_seconds": (float, 0.1, 900, "seconds"),
     "concurrency": (int, 1, 255, "calls at once"),

@@ -18,6 +18,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     handler: str = "handler.handler"  # module.function; slashes allowed before the last dot
     runtime: str = ""  # "python3.11" …; empty = the platform's default interpreter
     memory_mb: int = 128
+    cpu: float = 0.0  # most processor time at once, in cores; 0 = no ceiling, only a share by memory
     tmp_mb: int = 64  # size of /tmp; counts against memory_mb where cgroups are there
     timeout_seconds: float = 30.0
     env: dict[str, str] = {}

@@ -31,6 +31,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     memory_mb: Annotated[int, msgspec.Meta(ge=16, le=65536)]
     tmp_mb: Annotated[int, msgspec.Meta(ge=1, le=65536)]
     egress: Egress
+    cpu_millicores: Annotated[int, msgspec.Meta(ge=0, le=1_024_000)] = 0  # a ceiling of processor time; 0: none
     has_secrets: bool = False
 
 
