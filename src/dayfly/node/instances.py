@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from dayfly.core.decide.isolate import PIDS_MAX, Demand, Plan
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.layout import Layout
@@ -19,10 +21,12 @@ from dayfly.node.machine import Machine, Walls
 from dayfly.node.nursery import Ticket, Zygote
 from dayfly.node.outfit import Outfit
 from dayfly.node.prepared import Prepared, Reserve, Watch
+from dayfly.node.templates import Offshoot, Template, Templates
 from dayfly.node.tree import Tree
 from dayfly.sandbox import cgroup, mounts
 
 FIRST = ("requests", "answers", "progress", "output")
+SEAT_AT = 3  # where a template's seat stands among them: it stays open
 PLACES = {"code": "/var/task", "layer": "/opt/python"}  # where a sandbox shows its trees (core/decide/isolate.py has them as steps)
 
 Tell = Callable[[Accepted | Exited], None]
@@ -42,6 +46,14 @@ class Instance:
         self.failure = ""  # which step of the way into the sandbox went wrong
         self.killed = False
         self.pid = 0
+        self.offshoot: Offshoot | None = None  # when it comes from a template
+
+    def kill(self) -> None:
+        """SIGKILL to everything in its sandbox."""
+        if self.offshoot is not None:
+            self.offshoot.kill()
+        else:
+            self.zygote.kill(self.name)
 
     def __repr__(self) -> str:
         return f"<Instance {self.id} uid={self.outfit.uid} pid={self.pid} {self.outfit.group}>"
@@ -54,6 +66,7 @@ class Instances:
         self.machine = machine
         self.tree = Tree(machine, watch_zygote)
         self.reserve = Reserve(machine, machine.settings.prepared_max, watch)
+        self.templates = Templates(machine, watch, self)
         self._layout = layout
         self._live: dict[str, Instance] = {}  # by id
         self._named: dict[str, Instance] = {}  # by the name that its zygote knows
@@ -88,15 +101,20 @@ class Instances:
             for descriptor in given:
                 undo.callback(os.close, descriptor)
             self._check(start, given)
+            template = self.templates.get(start.parent)
+            if template is not None:
+                return self._from_template(start, template, given, tell, undo)
+            is_template = start.role == "template"
             demand = Demand(
-                start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores
-            )
+                start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores,
+                is_template,
+            )  # fmt: skip
             walls = self.machine.plan(demand)
             instance = Instance(start, tell, walls.plan, self.tree.zygote(start.tenant, start.runtime))
             trees = self._trees(start)
             for descriptor in trees.values():
                 undo.callback(os.close, descriptor)
-            kind = self.reserve.wanted(instance.zygote, walls.ahead, start.egress)
+            kind = None if is_template else self.reserve.wanted(instance.zygote, walls.ahead, start.egress)
             if not self._move_in(instance, self.reserve.take(kind), start, trees, given):
                 self._fork(instance, start, walls, trees, given, undo)
         return instance
@@ -130,13 +148,59 @@ class Instances:
         names, descriptors = instance.outfit.hand_over()
         for descriptor in descriptors:
             undo.callback(os.close, descriptor)
+        first, handed = [*FIRST, *(["secrets"] if start.has_secrets else [])], list(given)
+        if start.role == "template":
+            seat = self.templates.add(start, instance.zygote, instance.outfit.uid)
+            undo.callback(os.close, seat)
+            first.insert(SEAT_AT, "seat")
+            handed.insert(SEAT_AT, seat)
         ticket = Ticket(
-            instance.name, instance.outfit.uid, [*FIRST, *(["secrets"] if start.has_secrets else []), *trees, *names], walls.steps,
+            instance.name, instance.outfit.uid, [*first, *trees, *names], walls.steps,
             f"{layout.code}/{start.code}", f"{layout.layers}/{start.layer}" if start.layer else "", instance.scratch,
         )  # fmt: skip
         self._live[instance.id] = self._named[instance.name] = instance
         undo.pop_all()
-        instance.zygote.start(ticket, [*given, *trees.values(), *descriptors])
+        instance.zygote.start(ticket, [*handed, *trees.values(), *descriptors])
+
+    def _from_template(self, start: Start, template: Template, given: list[int], tell: Tell, undo: contextlib.ExitStack) -> Instance:
+        """A child of a template: one that stands ready, or one that it forks now."""
+        walls = self.machine.plan(Demand(start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets))
+        instance = Instance(start, tell, walls.plan, template.zygote)
+        self.templates.wanted(template)
+        ready = self.templates.take(template)
+        if ready is None:
+            own = [os.dup(descriptor) for descriptor in given]
+            instance.offshoot = self.templates.ask(template, lambda child: self._arrived(instance, start, own, child))
+            self._live[instance.id] = instance
+        else:
+            self._move_into(instance, ready, "ahead", given)
+        return instance
+
+    def _move_into(self, instance: Instance, child: Offshoot, origin: str, given: list[int]) -> None:
+        self.templates.give(child, instance.id, origin, given[: len(FIRST)])
+        instance.offshoot, instance.name, instance.pid, instance.outfit = child, child.name, child.pid, child.outfit
+        self._live[instance.id] = self._named[instance.name] = instance
+        instance.tell(Accepted(instance.id, instance.pid, instance.plan.walls, instance.plan.missing))
+
+    def _arrived(self, instance: Instance, start: Start, given: list[int], child: Offshoot | None) -> None:
+        """The child that an instance waits for stands, or it never will: then it starts as if there were no template."""
+        try:
+            if child is not None and not instance.killed:
+                self._move_into(instance, child, "template", given)
+                return
+        except OSError as error:
+            log("warning", "offshoot_lost", name=instance.id, detail=str(error))
+        finally:
+            if instance.name in self._named or instance.killed:
+                for descriptor in given:
+                    os.close(descriptor)
+        if child is not None:
+            self.templates.lost(child)
+        del self._live[instance.id]
+        if instance.killed:
+            instance.tell(Exited(instance.id, reason="signal", code=9))
+        else:
+            self.start(msgspec.structs.replace(start, parent=""), given, instance.tell)
 
     def _check(self, start: Start, given: list[int]) -> None:
         if start.instance in self._live:
@@ -179,7 +243,7 @@ class Instances:
         instance = self._live.get(instance_id)
         if instance is not None and not instance.killed:
             instance.killed = True
-            instance.zygote.kill(instance.name)
+            instance.kill()
 
     # What zygotes say (nursery.Listener)
 
@@ -191,7 +255,7 @@ class Instances:
         found.pid = pid
         found.tell(Accepted(found.id, pid, found.plan.walls, found.plan.missing))
         if found.killed:  # the kill came before the fork
-            found.zygote.kill(name)
+            found.kill()
 
     def failed(self, name: str, detail: str) -> None:
         if name in self._named:
@@ -203,6 +267,7 @@ class Instances:
             self.reserve.gone(name)
             return
         found = self._named.pop(name)
+        self.templates.gone(name)
         group = found.outfit.group
         usage = group.usage() if group is not None else cgroup.Usage(-1, -1, 0)
         self._give_back(found)
@@ -245,10 +310,11 @@ class Instances:
     def look_after(self) -> bool:
         """One short piece of work that can wait. True: call again soon."""
         more = self.tree.look_after()
+        self.templates.look_after()
         for spare in self.tree.spares:
             if spare.ready:
                 self.reserve.wanted(spare, self.machine.plan(Demand()).ahead, "none")
-        return self.reserve.refill() or more
+        return self.reserve.refill() or self.templates.refill() or more
 
     def _give_back(self, instance: Instance) -> None:
         self.machine.take_back(instance.outfit)
@@ -259,6 +325,7 @@ class Instances:
         """End every zygote and with it every instance."""
         self.tree.close()
         self.reserve.close()
+        self.templates.close()
         for instance in list(self._named.values()):
             self._give_back(instance)
         self._live.clear()

@@ -105,12 +105,12 @@ class Machine:
         return Walls(plan, msgspec.Raw(msgspec.json.encode(plan.steps)), msgspec.json.encode(ahead) if ahead else b"")
 
     def dress(self, memory_mb: int, pids: int, egress: str, cpu_millicores: int = 0) -> Outfit:
-        """A uid, a group with these limits and a network of its own, as far as this machine has them. Raises OSError."""
+        """A uid, a group with these limits and (`egress` not empty) a network of its own, as far as this machine has them. Raises OSError."""
         outfit = Outfit()
         try:
             outfit.uid = self.uids.take() if self.root else 0
             outfit.group = self.groups.take(memory_mb << 20, pids, cpu_millicores)
-            if self.has("net_namespaces"):
+            if egress and self.has("net_namespaces"):
                 kind = egress if self.has("egress_internet") else "none"
                 outfit.network = self.networks.take(kind)
                 if kind == "internet":
@@ -141,6 +141,7 @@ class Machine:
             "userns": self.in_user_namespace,
             "utsns": self.has("uts_namespaces"),
             "capabilities": self.root or self.in_user_namespace,
+            "templates": not isolate.lacks_templates(self.features),
             "into_cgroup": self.has("cgroup_v2"),
             "shared_groups": self.groups.shared(),
             "resolv_conf": network.RESOLV_CONF,

@@ -96,6 +96,11 @@ class Zygote:
         self._outbox.append((msgspec.json.encode({"kill": instance}), []))
         self.flush()
 
+    def mount_proc(self, space: int, answer: int) -> None:
+        """Have a /proc made for a pid namespace below this zygote's and sent to the socket `answer`. Takes over both descriptors."""
+        self._outbox.append((b'{"proc":true}', [space, answer]))
+        self.flush()
+
     @property
     def blocked(self) -> bool:
         """Whether something waits for the socket to become writable."""

@@ -112,7 +112,7 @@ class Reserve:
         """Bring its owner's files and descriptors. Raises OSError when it is not to be had any more: say `lost` then."""
         assert self._door is not None and one.spaces is not None
         self._door.furnish(one.spaces, trees, name)
-        one.seat.sendmsg([b"g"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+        one.seat.sendmsg([b"prepared"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
         one.close()
 
     # What zygotes say

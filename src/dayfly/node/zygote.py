@@ -66,8 +66,9 @@ class Zygote:
 
     def __init__(self, control: "_socket.socket", config: dict[str, object]) -> None:
         from dayfly.runtime import agent
-        from dayfly.sandbox import launch, syscalls
+        from dayfly.sandbox import launch, mounts, syscalls
 
+        self.mounts = mounts
         self.agent = agent
         self.control = control
         self.config = config
@@ -82,7 +83,7 @@ class Zygote:
         """Walls that all children share, once: the small root, the empty bounding set, the filters."""
         from dayfly.sandbox import heap, mounts
 
-        if self.config["into_cgroup"]:
+        if self.config["into_cgroup"] or self.config["templates"]:
             self.thread_id_address = self.sys.find_thread_id_address()
         if self.config["mountns"]:
             if self.config["utsns"]:
@@ -137,6 +138,15 @@ class Zygote:
         if not data:
             return False
         message = json.loads(data)
+        if "proc" in message:
+            try:
+                self.mount_proc(*descriptors)
+            except OSError:  # the namespace is gone: the socket's end says so
+                pass
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            return True
         if "kill" in message:
             self.kill(message["kill"])
             return True
@@ -152,6 +162,22 @@ class Zygote:
             for descriptor in descriptors:
                 os.close(descriptor)
         return True
+
+    def mount_proc(self, space: int, answer: int) -> None:
+        """A helper in a pid namespace further down makes a /proc of it and sends it, detached, over the socket `answer`."""
+        pid = -1
+        try:
+            self.sys.setns(space, self.sys.CLONE_NEWPID)
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                self.sys.setns(self.home, self.sys.CLONE_NEWPID)
+        if pid == 0:
+            try:
+                self.mounts.send_proc(_socket.socket(fileno=answer))
+            finally:
+                os._exit(0)
+        self.children[pid] = ""
 
     def start(self, ticket: dict[str, object]) -> None:
         """Fork one instance. In the child this never returns."""
@@ -198,6 +224,8 @@ class Zygote:
             os._exit(1)
         try:
             agent = self.agent
+            if child.program.descriptors.get("seat", 3) > 3:
+                agent.serve_template(child.program.descriptors["seat"], child.offspring(self.thread_id_address))
             if child.waits:
                 agent.wait_and_serve(3)
             if child.folders:

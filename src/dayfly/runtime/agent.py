@@ -7,11 +7,12 @@ then, because the sandbox does not show our files. Must never return to its call
 import os
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
+from sys import byteorder
 from time import monotonic_ns
 
-from dayfly.runtime import concurrent, handler, logs, sequential
+from dayfly.runtime import concurrent, handler, logs, sequential, template
 from dayfly.runtime.answers import Answers, frame
-from dayfly.runtime.boot import Boot, enter
+from dayfly.runtime.boot import Boot, enter, enter_again, enter_template
 from dayfly.runtime.failure import describe, exit_fault, fitting, log_text
 from dayfly.runtime.frames import FAILED, PROGRESS_BYTES, READY, STDERR
 from dayfly.runtime.inbox import Inbox
@@ -19,20 +20,22 @@ from dayfly.runtime.instance import Instance
 from dayfly.runtime.jsontext import dumps
 from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, replace_streams, send_text
 from dayfly.runtime.rehearsal import prefault, rehearse, rehearse_import
+from dayfly.runtime.template import SEAT_FD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from dayfly.runtime.template import Offspring
+
 TASK_ROOT = "/var/task"
 LAYER_ROOT = "/opt/python"
 EXIT_INIT_FAILED = 1
 
-SEAT_FD = 7  # above the four descriptors that arrive at 3 to 6
 GIVEN = 4  # requests, answers, progress, output
 
-__all__ = ["rehearse", "rehearse_import", "serve", "wait_and_serve"]  # what a zygote calls: rehearse once, the others in each child
+__all__ = ["rehearse", "rehearse_import", "serve", "serve_template", "wait_and_serve"]  # what a zygote calls: rehearse once, the others in each child
 
 
 def wait_and_serve(seat_fd: int) -> "NoReturn":
@@ -40,21 +43,36 @@ def wait_and_serve(seat_fd: int) -> "NoReturn":
     files being in place by then, be that instance. Ends the process with 0 when the node lets go of the seat."""
     os.dup2(seat_fd, SEAT_FD, inheritable=False)
     os.close(seat_fd)
-    seat = socket(fileno=SEAT_FD)
     prefault()
+    origin = _wait_for_owner()
+    os.chdir(TASK_ROOT)
+    serve(3, 4, 5, origin=origin)
+
+
+def _wait_for_owner() -> str:
+    """Say on the seat that this sandbox stands, and take the instance's descriptors: 3, 4 and 5, output at 1 and 2. Returns how the node
+    calls this way of starting."""
+    seat = socket(fileno=SEAT_FD)
     seat.send(b"stands")
-    data, rights, _, _ = seat.recvmsg(1, CMSG_SPACE(4 * GIVEN), MSG_CMSG_CLOEXEC)
+    data, rights, _, _ = seat.recvmsg(16, CMSG_SPACE(4 * GIVEN), MSG_CMSG_CLOEXEC)
     if not data or len(rights) != 1 or len(rights[0][2]) != 4 * GIVEN:
         os._exit(0)
     seat.close()
-    os.dup2(6, 1)
-    os.dup2(6, 2)
-    os.close(6)
-    os.chdir(TASK_ROOT)
-    serve(3, 4, 5)
+    raw = rights[0][2]
+    *own, output = (int.from_bytes(raw[at : at + 4], byteorder) for at in range(0, len(raw), 4))
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    for place, fd in enumerate(own, 3):
+        if fd != place:  # a template's child: these numbers are taken by what the template had there
+            os.dup2(fd, place, inheritable=False)
+            os.close(fd)
+    return data.decode()
 
 
-def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str = TASK_ROOT, layer_root: str = LAYER_ROOT) -> "NoReturn":
+def serve(
+    requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str = TASK_ROOT, layer_root: str = LAYER_ROOT, origin: str = "fork"
+) -> "NoReturn":
     """Become the instance that the BOOT frame on `answers_fd` describes, and serve calls from `requests_fd` until told to leave.
 
     The descriptors are taken over. Expects: working directory `task_root`, 0/1/2 open, no other threads. Ends the process with 0 after
@@ -63,17 +81,11 @@ def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str
     """
     answers = Answers(answers_fd)
     inbox = Inbox(requests_fd)
-    slots = memoryview(mmap(progress_fd, PROGRESS_BYTES, MAP_SHARED, PROT_READ | PROT_WRITE)).cast("Q")
-    os.close(progress_fd)
+    slots = _mapped(progress_fd)
     boot = Boot(answers.read_boot())
     scope = Scope()
     outputs = replace_streams(answers, scope)
-
-    def forget() -> None:
-        for part in (answers, inbox, *outputs):
-            part.forget()
-
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=lambda: _forget(answers, inbox, *outputs))
     began = monotonic_ns()
     try:
         enter(boot, task_root, layer_root)
@@ -81,17 +93,80 @@ def serve(requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str
         function = handler.load(boot.handler, task_root)
     except BaseException as error:
         _fail(answers, outputs, error)
-    instance = Instance(boot, answers, slots, scope, outputs)
+    _run(Instance(boot, answers, slots, scope, outputs), inbox, function, began, origin)
+
+
+def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
+    """Be the template that the BOOT frame describes: run init, say READY (with what forbids a snapshot, and then end), and fork. Each
+    child becomes an instance like any other, with a BOOT frame of its own. Descriptors as for `serve`, at 3, 4 and 5."""
+    os.dup2(seat_fd, SEAT_FD, inheritable=False)
+    os.close(seat_fd)
+    answers, scope = Answers(4), Scope()
+    boot = Boot(answers.read_boot())
+    outputs = replace_streams(answers, scope)
+    os.register_at_fork(after_in_child=lambda: template.forking or _forget(answers, *outputs))
+    began = monotonic_ns()
+    try:
+        enter_template(boot, TASK_ROOT, LAYER_ROOT)
+        logs.watch(answers, scope)
+        function = handler.load(boot.handler, TASK_ROOT)
+        template.run_hooks("before_snapshot")
+        for output in outputs:
+            output.finish_lines()
+        found = template.problems()
+    except BaseException as error:
+        _fail(answers, outputs, error)
+    template.settle()
+    generators = template.shared_generators()
+    _ready(answers, began, handler.is_async(function), "template", found)
+    if found:
+        os._exit(0)
+    template.stand(offspring)
+    _serve_copy(boot, answers, scope, outputs, function, generators)
+
+
+def _serve_copy(
+    boot: Boot, answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any]", generators: list["Any"]
+) -> "NoReturn":
+    """In a template's child: wait to be given away, and go on from where the template stands."""
+    origin = _wait_for_owner()
+    began = monotonic_ns()
+    boot = Boot(answers.read_boot())
+    inbox, slots = Inbox(3), _mapped(5)
+    os.register_at_fork(after_in_child=lambda: _forget(inbox))
+    try:
+        enter_again(boot)
+        template.refresh(generators)
+        template.run_hooks("after_restore")
+    except BaseException as error:
+        _fail(answers, outputs, error)
+    _run(Instance(boot, answers, slots, scope, outputs), inbox, function, began, origin)
+
+
+def _mapped(progress_fd: int) -> memoryview:
+    slots = memoryview(mmap(progress_fd, PROGRESS_BYTES, MAP_SHARED, PROT_READ | PROT_WRITE)).cast("Q")
+    os.close(progress_fd)
+    return slots
+
+
+def _forget(*parts: "Answers | Inbox | Output") -> None:
+    """In a process that user code forked: what belongs to the instance."""
+    for part in parts:
+        part.forget()
+
+
+def _run(instance: Instance, inbox: Inbox, function: "Callable[..., Any]", began: int, origin: str) -> "NoReturn":
     instance.finish_lines()
     is_async = handler.is_async(function)
-    _ready(answers, began, is_async)
+    _ready(instance.answers, began, is_async, origin)
     loop: Callable[..., Any] = concurrent.serve if is_async else sequential.serve
     loop(instance, inbox, function)
     os._exit(0)
 
 
-def _ready(answers: Answers, began: int, is_async: bool) -> None:
-    answers.write(frame(READY, 0, meta=dumps({"init_us": (monotonic_ns() - began) // 1000, "async": is_async})))
+def _ready(answers: Answers, began: int, is_async: bool, origin: str, problems: list[str] | None = None) -> None:
+    said = {"init_us": (monotonic_ns() - began) // 1000, "async": is_async, "origin": origin}
+    answers.write(frame(READY, 0, meta=dumps({**said, "problems": problems} if problems else said)))
 
 
 def _fail(answers: Answers, outputs: tuple[Output, Output], error: BaseException) -> "NoReturn":

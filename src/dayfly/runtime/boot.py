@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from dayfly.runtime.frames import SLOTS_MAX
 from dayfly.runtime.jsontext import loads
+from dayfly.runtime.template import HOOKS_NAME, ONE_THREAD, hooks_module
 
 RESERVED = frozenset(("_HANDLER", "_X_AMZN_TRACE_ID", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR", "AWS_EXECUTION_ENV"))
 RESERVED_PREFIXES = ("AWS_LAMBDA_", "DAYFLY_")
@@ -126,6 +127,23 @@ def enter(boot: Boot, task_root: str, layer_root: str) -> None:
     for number in SIGNALS:
         _signal.signal(number, _signal.SIG_DFL)
     atexit._clear()
+    _reseed()
+    gc.enable()
+
+
+def enter_template(boot: Boot, task_root: str, layer_root: str) -> None:
+    """The same for a version's template, with what only a template has: the hooks, and one thread for numeric libraries."""
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    enter(boot, task_root, layer_root)
+    os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"] = "snap-start"
+    sys.modules.setdefault(HOOKS_NAME, hooks_module())
+
+
+def enter_again(boot: Boot) -> None:
+    """In a template's child: what is this instance's own. The rest is as the template's init left it."""
+    os.environ["DAYFLY_INSTANCE"] = boot.instance
+    os.environ["AWS_LAMBDA_LOG_STREAM_NAME"] = boot.log_stream
     _reseed()
     gc.enable()
 

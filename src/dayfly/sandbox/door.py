@@ -8,6 +8,7 @@ Called by node/prepared.py; the node has one thread.
 
 import os
 import sys
+from functools import partial
 from typing import NoReturn
 
 from dayfly.sandbox import syscalls as sys_
@@ -43,12 +44,13 @@ class Door:
     def furnish(self, spaces: Spaces, trees: list[tuple[int, str]], name: str) -> None:
         """Attach detached mounts (descriptor, path) in a sandbox and give it its host name. Raises OSError."""
         raw = name.encode()
-        calls = [sys_.prepared("setns", fd, kind) for fd, (_, kind) in zip(spaces.descriptors, SPACES, strict=True)]
-        calls.append(sys_.prepared("sethostname", raw, len(raw)))
-        for tree, path in trees:
-            calls.append(sys_.prepared("syscall", sys_.MOVE_MOUNT, tree, b"", sys_.AT_FDCWD, path.encode(), sys_.MOVE_MOUNT_F_EMPTY_PATH))
+        self.visit(spaces, [sys_.prepared("sethostname", raw, len(raw)), *(attaching(tree, path) for tree, path in trees)])
+
+    def visit(self, spaces: Spaces, calls: list[partial[int]]) -> None:
+        """Make calls that were prepared outside, up to the first that does not return 0. Raises OSError for that one."""
+        enter = [sys_.prepared("setns", fd, kind) for fd, (_, kind) in zip(spaces.descriptors, SPACES, strict=True)]
         failed = None
-        for call in calls:
+        for call in (*enter, *calls):
             if call() != 0:
                 failed = call
                 break
@@ -61,6 +63,11 @@ class Door:
 
     def close(self) -> None:
         self._home.close()
+
+
+def attaching(tree: int, path: str) -> partial[int]:
+    """The call that attaches a detached mount."""
+    return sys_.prepared("syscall", sys_.MOVE_MOUNT, tree, b"", sys_.AT_FDCWD, path.encode(), sys_.MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def _abandon() -> NoReturn:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dayfly.sandbox import mounts, seccomp
 from dayfly.sandbox import syscalls as sys_
+from dayfly.sandbox.launch import OFFSPRING_FLAGS
 
 Features = dict[str, bool | str]
 
@@ -109,6 +110,15 @@ def _become(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def _own_namespaces(uid: int) -> None:
+    """What a template's child does: namespaces of every kind without any privilege, and being able to change something in them."""
+    if uid:
+        _become(uid)
+    sys_.prctl(sys_.PR_SET_NO_NEW_PRIVS, 1, 0, 0)
+    sys_.unshare(OFFSPRING_FLAGS)
+    sys_.sethostname("probe")
+
+
 def _close_range() -> None:
     sys_.close_range(1000)
 
@@ -140,6 +150,7 @@ def probe(uid_example: int, *, userns: bool = False) -> Features:
         "no_new_privs": tried(lambda: sys_.prctl(sys_.PR_SET_NO_NEW_PRIVS, 1, 0, 0)),
         "seccomp": tried(_filter),
         "landlock": tried(_landlock),
+        "templates": tried(lambda: _own_namespaces(uid_example if root else 0)),
         "openat2": _in_words(tried(_openat2)),
         "close_range": _in_words(tried(_close_range)),
         "pidfd": tried(lambda: sys_.pidfd_open(os.getpid())),

@@ -21,6 +21,9 @@ SECRETS_BYTES_MAX = 1024 * 1024  # all secrets of one instance
 SECRET_NAME_BYTES_MAX = 63
 SECRET_NAME_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 OPEN_FILES_MAX = 1024
+OFFSPRING_FLAGS = (
+    sys_.CLONE_NEWUSER | sys_.CLONE_NEWPID | sys_.CLONE_NEWNS | sys_.CLONE_NEWIPC | sys_.CLONE_NEWUTS | sys_.CLONE_NEWNET
+)  # fmt: skip
 PENDING_SIGNALS_MAX = 1024  # queued signals and timers
 
 
@@ -44,6 +47,8 @@ class Kit(Ground):
             for sessions in ("sessions", "group"):
                 with suppress(OSError):  # an architecture without a list
                     self.filters[inet, sessions] = sys_.Filter(seccomp.program(inet=inet == "inet", sessions=sessions == "sessions"))
+        with suppress(OSError):
+            self.filters["inet", "template"] = sys_.Filter(seccomp.program(children=OFFSPRING_FLAGS | sys_.CHILD_TID_FLAGS))
         self._programs: dict[str, Program] = {}
 
     def program(self, ticket: dict[str, object]) -> Program:
@@ -60,6 +65,47 @@ class Kit(Ground):
         return found
 
 
+class Offspring:
+    """A template's way to make its instances; its methods run in the sandbox, without privileges. Made before the template is forked."""
+
+    def __init__(self, kit: Kit, walls: set[str], thread_id_address: int) -> None:
+        self._walls = walls
+        self._rights = kit.rights
+        self._filter = kit.filters.get(("inet", "sessions"))
+        self._thread_id_address = thread_id_address
+
+    def fork(self) -> int:
+        """A child in new namespaces of every kind, where it may do anything and can do nothing: the filter stays. 0 in the child."""
+        return sys_.clone_with(OFFSPRING_FLAGS, self._thread_id_address)
+
+    def harden(self, uid: int, tasks: list[int]) -> None:
+        """In the child, furnished: into its groups, be its own user (0: stay), and put down what the new namespaces allowed. `tasks` are closed."""
+        for descriptor in tasks:
+            os.write(descriptor, b"0")
+            os.close(descriptor)
+        if uid:
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            sys_.prctl(sys_.PR_SET_DUMPABLE, 1)
+        os.setsid()
+        sys_.drop_bounding_set()
+        sys_.drop_capabilities()
+        if "landlock" in self._walls:
+            self._restrict_files()
+        if self._filter is not None:
+            sys_.prctl(sys_.PR_SET_SECCOMP, sys_.SECCOMP_MODE_FILTER, ctypes.c_char_p(self._filter.header))
+
+    def _restrict_files(self) -> None:
+        rights = self._rights
+        ruleset = sys_.landlock_create(rights.handled, 0, rights.scopes)
+        try:
+            for path, allowed in (("/dev/null", rights.device), ("/", rights.read), ("/tmp", rights.everything)):  # noqa: S108
+                _allow_path(ruleset, path, allowed)
+            sys_.landlock_restrict(ruleset)
+        finally:
+            os.close(ruleset)
+
+
 class Child:
     """One child on its way in. `ticket` is the node's start message; `kit` the zygote's. Made before the fork."""
 
@@ -72,6 +118,12 @@ class Child:
         self.waits = self.program.names[0] == "seat"
         self.uid = int(str(ticket["uid"]))
         kit.stand(self.uid, str(ticket["instance"]))
+
+    def offspring(self, thread_id_address: int) -> Offspring:
+        """What it needs when it is a template."""
+        steps = self.ticket["steps"]
+        assert isinstance(steps, list)
+        return Offspring(self.kit, {step[0] for step in steps}, thread_id_address)
 
     def enter(self) -> None:
         """Carry out all steps. Raises OSError or ValueError; `self.step` names the one that failed."""

@@ -50,6 +50,18 @@ def made_here(home: int, kind: str, ipv6: bool) -> list[int]:
             _abandon(f"cannot return to the host's network namespace: {error}")
 
 
+def furnished_there(home: int, there: int, kind: str, ipv6: bool) -> list[int]:
+    """Furnish a namespace that somebody else made, and come back. Descriptors as of `made_here`; Raises OSError."""
+    syscalls.setns(there, syscalls.CLONE_NEWNET)
+    try:
+        return _furnished(kind, ipv6)
+    finally:
+        try:
+            syscalls.setns(home, syscalls.CLONE_NEWNET)
+        except OSError as error:
+            _abandon(f"cannot return to the host's network namespace: {error}")
+
+
 def made_in_child(kind: str, ipv6: bool) -> list[int]:
     """The same in a short-lived child: root of a user namespace cannot return to a network namespace it does not own."""
     ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

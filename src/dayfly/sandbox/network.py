@@ -93,6 +93,22 @@ class Pool:
             namespace.descriptor = -1
         return descriptor
 
+    def furnish(self, descriptor: int, egress: str) -> int:
+        """Make a namespace that a template's child made for itself what one from here would be. Returns the key to `release` once the
+        instance has ended, 0 for none. Raises OSError, or EgressUnavailable as `take` does."""
+        if not self._inline:
+            raise EgressUnavailable("network namespaces of other makers cannot be furnished in a user namespace")
+        kind = "none" if egress == "none" else "steered" if self._steered else "proxy"
+        ipv6 = kind == "steered" and netns.has_global_ipv6()
+        namespace = self._namespace(kind, netns.furnished_there(self._home, descriptor, kind, ipv6))
+        key = namespace.key()
+        os.close(namespace.descriptor)
+        namespace.descriptor = -1
+        if egress == "none":
+            return 0
+        self._live[key] = namespace
+        return key
+
     @staticmethod
     def key(descriptor: int) -> int:
         """What `release` wants: the namespace's inode number. Ask before closing the descriptor."""
@@ -169,7 +185,9 @@ class Pool:
     def _make(self, egress: str) -> _Namespace:
         kind = "none" if egress == "none" else "steered" if self._steered else "proxy"
         ipv6 = kind == "steered" and netns.has_global_ipv6()
-        descriptors = netns.made_here(self._home, kind, ipv6) if self._inline else netns.made_in_child(kind, ipv6)
+        return self._namespace(kind, netns.made_here(self._home, kind, ipv6) if self._inline else netns.made_in_child(kind, ipv6))
+
+    def _namespace(self, kind: str, descriptors: list[int]) -> _Namespace:
         if kind == "steered":
             namespace = _Namespace(descriptors[0], tuple(descriptors[1:3]), descriptors[3])
         else:

@@ -192,14 +192,15 @@ class Program:
 
     def make_landlock(self, kind: str) -> None:
         """Where there is a private root. Made in the child, after the mounts: a rule on a directory that is then covered is ignored."""
-        if kind != "mounts":
+        if kind == "paths":
             self._leave_to_child(self.step, [])
             return
         rights, ruleset, tmp = self.ground.rights, self.free, self.free + 1
         self._call("syscall", sys_.LANDLOCK_CREATE, *sys_.landlock_attributes(rights.handled, 0, rights.scopes), 0, accepted=(ruleset,))
         self._call("open", b"/tmp", os.O_PATH | os.O_CLOEXEC, accepted=(tmp,))
         self._allow(ruleset, self.ground.null, rights.device)
-        self._allow(ruleset, self.ground.root, rights.read)
+        # A template's children have a /tmp of their own over its, which no rule on /tmp would reach: they bring a narrower rule with it.
+        self._allow(ruleset, self.ground.root, rights.everything if kind == "template" else rights.read)
         self._allow(ruleset, tmp, rights.everything)
         self._call("syscall", sys_.LANDLOCK_RESTRICT, ruleset, 0)
         self._call("close", ruleset)

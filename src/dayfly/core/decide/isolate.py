@@ -54,6 +54,7 @@ class Demand(msgspec.Struct, frozen=True):
     layer: bool = False
     secrets: bool = False
     cpu_millicores: int = 0  # a ceiling; 0: none
+    template: bool = False  # it will fork others like itself
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -87,6 +88,13 @@ def ahead(steps: tuple[Step, ...]) -> tuple[Step, ...] | None:
     if any(step.name in _NEVER_AHEAD for step in steps):
         return None
     return tuple(step for step in steps if step.name not in _WHEN_GIVEN)
+
+
+def lacks_templates(features: Features) -> str:
+    """Why a version's template cannot be had here; empty when it can. Its children need namespaces of their own that it makes itself,
+    without any privilege, and files of their own in them."""
+    needed = ("templates", "mount_namespaces", "mount_api", "pid_namespaces", "net_namespaces", "seccomp")
+    return "; ".join(dict.fromkeys(filter(None, (_reason(feature, features) for feature in needed))))
 
 
 def walls(features: Features) -> dict[str, bool | str]:
@@ -177,9 +185,10 @@ def _identity_steps(demand: Demand, walls: frozenset[str], features: Features) -
 def _filter_steps(demand: Demand, walls: frozenset[str]) -> list[Step]:
     steps = []
     if "landlock" in walls:
-        steps.append(Step("landlock", ("mounts" if "mountns" in walls else "paths",)))
+        steps.append(Step("landlock", ("template" if demand.template else "mounts" if "mountns" in walls else "paths",)))
     if "seccomp" in walls:
         inet = "netns" in walls or demand.egress == "internet"
         apart = {"pidns", "ipcns"} <= walls
-        steps.append(Step("seccomp", ("inet" if inet else "unix", "sessions" if apart else "group")))
+        kind = "template" if demand.template else "sessions" if apart else "group"
+        steps.append(Step("seccomp", ("inet" if inet else "unix", kind)))
     return steps

@@ -24,7 +24,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     fds 1 and 2), and, when `has_secrets`, a sealed memfd of secrets (see SECRETS in this file)."""
 
     instance: InstanceId
-    tenant: TenantName  # the namespace; zygotes are shared by all: one per interpreter
+    tenant: TenantName  # the namespace: it has zygotes of its own
     runtime: Runtime
     code: Digest
     layer: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]  # "" = no dependencies
@@ -33,6 +33,8 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     egress: Egress
     cpu_millicores: Annotated[int, msgspec.Meta(ge=0, le=1_024_000)] = 0  # a ceiling of processor time; 0: none
     has_secrets: bool = False
+    role: Literal["instance", "template"] = "instance"  # template: run init, serve nothing, fork instances when asked
+    parent: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{0,40}\Z")] = ""  # the template to come from; if it is gone, like without
 
 
 class Kill(msgspec.Struct, frozen=True, tag="kill", forbid_unknown_fields=True):

@@ -1,0 +1,382 @@
+"""Templates of this node, seen from outside: asks them for children, furnishes the children's namespaces, gives them away.
+
+A template runs in the full sandbox of an instance, on code that may be hostile, and so do its children until they are hardened: nothing they
+say is believed but what the kernel confirms (who sent a message, who owns a namespace, who has ended). A child makes its namespaces itself,
+without privileges; what it may not do there (mount a /tmp and a /proc, bring up its loopback, take a user) is done for it here. From then
+on it is a sandbox that stands ready, like those of node/prepared.py. Called by node/instances.py, on one thread.
+"""
+
+import array
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from dayfly.core.decide.isolate import PIDS_MAX, TMP_INODES_PER_MB
+from dayfly.core.decide.prepare import Stock
+from dayfly.core.wire.node import Start
+from dayfly.node.log import log
+from dayfly.node.machine import Machine
+from dayfly.node.nursery import Zygote
+from dayfly.node.outfit import Outfit
+from dayfly.node.prepared import Watch
+from dayfly.sandbox import mounts
+from dayfly.sandbox import syscalls as sys_
+from dayfly.sandbox.door import Door, Spaces, attaching
+
+BIRTH_SECONDS_MAX = 2.0  # a template that has not forked by then is asked no more
+REPORT_SECONDS_MAX = 0.25  # the kernel says that a child has ended; how, its template must say within this time
+FORGET_SECONDS = 60.0  # a template of which nobody asked for a child in this time has none standing ready
+_CREDENTIALS = struct.Struct("3i")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
+
+
+class Listener(Protocol):
+    """Who hears how a child that was given away ended (node/instances.py)."""
+
+    def exited(self, name: str, kind: str, code: int, cpu_us: int, peak_bytes: int) -> None: ...
+
+
+Owner = Callable[["Offshoot | None"], None]  # told when its child stands; None: there will be none
+
+
+class Template:
+    """One template. `stands` once its init is over; `retired` when it forks no more."""
+
+    def __init__(self, start: Start, zygote: Zygote, seat: socket.socket) -> None:
+        self.start = start
+        self.zygote = zygote
+        self.seat = seat
+        self.uid = 0
+        self.stands = False
+        self.retired = False
+        self.number = 0
+        self.children: dict[int, Offshoot] = {}
+
+    def __repr__(self) -> str:
+        return f"<Template {self.start.instance} stands={self.stands} children={len(self.children)}>"
+
+
+class Offshoot:
+    """A template's child, from the order to its end."""
+
+    def __init__(self, template: Template, number: int, outfit: Outfit, seat: socket.socket, owner: Owner | None) -> None:
+        self.template = template
+        self.number = number
+        self.name = f"{template.start.instance}.{number}"
+        self.outfit = outfit
+        self.seat = seat
+        self.owner = owner
+        self.asked_at = time.monotonic()
+        self.pid = 0
+        self.pidfd = -1
+        self.spaces: Spaces | None = None
+        self.proc: socket.socket | None = None  # where its /proc arrives
+        self.stands = False
+        self.given = False
+        self.ended_at = 0.0
+        self.report: tuple[str, int, int, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Offshoot {self.name} pid={self.pid} stands={self.stands} given={self.given}>"
+
+    def kill(self) -> None:
+        """SIGKILL to everything in its sandbox."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(OSError):
+                sys_.pidfd_send_signal(self.pidfd, 9)
+        else:
+            self.seat.close()
+
+
+class Templates:
+    """All templates and their children."""
+
+    def __init__(self, machine: Machine, watch: Watch, listener: Listener) -> None:
+        self._machine = machine
+        self._watch = watch
+        self._listener = listener
+        self._by_id: dict[str, Template] = {}
+        self._waiting: list[Offshoot] = []  # not yet standing, or ended without a report
+        self._door = Door() if machine.private_root else None
+        each = machine.settings.prepared_max
+        self._stock: Stock[str] = Stock(each, each * 8, FORGET_SECONDS)
+
+    def __repr__(self) -> str:
+        return f"<Templates {list(self._by_id.values())}>"
+
+    # Templates
+
+    def add(self, start: Start, zygote: Zygote, uid: int) -> int:
+        """A template is about to be forked. Returns its end of the seat, the caller's to hand over."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        template = self._by_id[start.instance] = Template(start, zygote, ours)
+        template.uid = uid
+        self._watch(ours.fileno(), lambda _: self._template_speaks(template))
+        return theirs.detach()
+
+    def get(self, name: str) -> Template | None:
+        """The template, when it can be asked for children."""
+        found = self._by_id.get(name)
+        return found if found is not None and found.stands and not found.retired else None
+
+    def gone(self, name: str) -> None:
+        """A template has ended; its children, in namespaces below its own, end with it."""
+        template = self._by_id.pop(name, None)
+        if template is None:
+            return
+        self._watch(template.seat.fileno(), None)
+        template.seat.close()
+        template.retired = True
+        self._stock.forget(name)
+        for child in list(template.children.values()):
+            child.report = child.report or ("orphaned", 9, 0, 0)
+            if child.pidfd < 0:
+                self._end(child)
+
+    def _template_speaks(self, template: Template) -> None:
+        try:
+            said = template.seat.recv(256)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        words = said.decode("ascii", "replace").split()
+        if words == ["stands"] and not template.stands:
+            template.stands = True
+        elif len(words) == 6 and words[0] == "exited" and all(word.isdigit() for word in (words[1], *words[3:])):
+            child = template.children.get(int(words[1]))
+            if child is not None and words[2] in ("exit", "signal"):
+                child.report = (words[2], int(words[3]) & 0xFF, int(words[4]), int(words[5]) * 1024)
+                if child.ended_at:
+                    self._end(child)
+        else:  # it is leaving, or says what no template says
+            self._watch(template.seat.fileno(), None)
+            template.retired = True
+
+    # Children
+
+    def ask(self, template: Template, owner: Owner | None) -> Offshoot:
+        """Have it fork. `owner` is told once the child stands; without one it waits for whoever comes. Raises OSError."""
+        start = template.start
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            ours.setblocking(False)
+            outfit = self._machine.dress(start.memory_mb, PIDS_MAX, "", start.cpu_millicores)
+            undo.callback(self._machine.take_back, outfit)
+            template.number += 1
+            rights = array.array("i", [theirs.fileno()])
+            template.seat.sendmsg([b"%d" % template.number], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            undo.pop_all()
+        child = template.children[template.number] = Offshoot(template, template.number, outfit, ours, owner)
+        self._waiting.append(child)
+        self._watch(ours.fileno(), lambda _: self._child_speaks(child))
+        return child
+
+    def lost(self, child: Offshoot) -> None:
+        """It could not be given away: it ends, and its outfit comes back with its end."""
+        child.given = False
+        child.kill()
+
+    def wanted(self, template: Template) -> None:
+        """Note that somebody asks for a child of it."""
+        self._stock.asked(template.start.instance, time.monotonic())
+
+    def refill(self) -> bool:
+        """One short piece of work: have a busy template fork a child ahead, or let one go. True: call again soon."""
+        now = time.monotonic()
+        there = {name: sum(not child.given for child in template.children.values()) for name, template in self._by_id.items()}
+        coming = sum(not child.stands for child in self._waiting if not child.ended_at)
+        name = self._stock.next({name: count for name, count in there.items() if self.get(name)}, coming, now)
+        if name is not None and (template := self.get(name)) is not None:
+            self.ask(template, None)
+            return True
+        if (name := self._stock.surplus(there, now)) is not None and (spare := self.take(self._by_id[name])) is not None:
+            self.lost(spare)
+        return False
+
+    def take(self, template: Template) -> Offshoot | None:
+        """A child that stands ready, the caller's from now on."""
+        found = next((child for child in template.children.values() if child.stands and not child.given), None)
+        if found is not None:
+            found.given = True
+        return found
+
+    def give(self, child: Offshoot, name: str, origin: str, descriptors: list[int]) -> None:
+        """Make it the instance `name`. Raises OSError when it is not to be had any more."""
+        assert self._door is not None and child.spaces is not None
+        self._door.furnish(child.spaces, [], name)
+        child.seat.sendmsg([origin.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+        self._close_channel(child)
+
+    def _child_speaks(self, child: Offshoot) -> None:
+        """"born" from a process of which the kernel says who it is; "stands" when it has put down its powers."""
+        pid = 0
+        try:
+            said, ancillary, _, _ = child.seat.recvmsg(16, _ANCILLARY_BYTES)
+            pid = _CREDENTIALS.unpack_from(ancillary[0][2])[0] if ancillary else 0
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        try:
+            if said == b"born" and child.pidfd < 0 and pid:
+                self._furnish(child, pid)
+            elif said == b"stands" and pid == child.pid and not child.stands:
+                child.stands = True
+                self._waiting.remove(child)
+                if child.owner is not None:
+                    child.given = True
+                    child.owner(child)
+            else:
+                raise ConnectionResetError(f"it said {said!r}")
+        except (OSError, ValueError) as error:
+            self._fail(child, str(error))
+
+    def _furnish(self, child: Offshoot, pid: int) -> None:
+        """What can be done at once; its /proc comes later."""
+        child.pid = pid
+        child.pidfd = sys_.pidfd_open(pid)
+        self._watch(child.pidfd, lambda _: self._ended(child))
+        child.spaces = Spaces(pid)
+        if self._machine.root and any(sys_.owner_of_namespace(fd) != child.template.uid for fd in child.spaces.descriptors):
+            raise PermissionError("these are not namespaces of its own")  # or its pid is somebody else's by now
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        child.proc = ours
+        with theirs:
+            child.template.zygote.mount_proc(os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), theirs.detach())
+        if child.outfit.uid:
+            for name in ("uid_map", "gid_map"):
+                with open(f"/proc/{pid}/{name}", "w") as file:
+                    file.write(f"{child.outfit.uid} {child.outfit.uid} 1")
+        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            egress = child.template.start.egress if self._machine.has("egress_internet") else "none"
+            child.outfit.network_key = self._machine.networks.furnish(netns, egress)
+        finally:
+            os.close(netns)
+        ours.setblocking(False)
+        self._watch(ours.fileno(), lambda _: self._proc_arrives(child))
+
+    def _proc_arrives(self, child: Offshoot) -> None:
+        """The last thing it needs. After this it hardens itself and says that it stands."""
+        assert child.proc is not None and child.spaces is not None and self._door is not None
+        self._watch(child.proc.fileno(), None)
+        descriptors: list[int] = []
+        try:
+            said, descriptors, _, _ = socket.recv_fds(child.proc, 512, 1)
+            if len(descriptors) != 1:
+                raise OSError(f"no /proc of its own: {said.decode(errors='replace')}")
+            size = child.template.start.tmp_mb
+            options = f"mode=1777,size={size << 20},nr_inodes={size * TMP_INODES_PER_MB}".encode()
+            tmp = sys_.prepared("mount", b"tmpfs", b"/tmp", b"tmpfs", mounts.TMPFS_FLAGS, options)
+            self._door.visit(child.spaces, [tmp, attaching(descriptors[0], "/proc")])
+            names, tasks = child.outfit.hand_over()
+            if "cgroup" in names:
+                child.outfit.group.enter(child.pid)  # type: ignore[union-attr]
+            descriptors += tasks
+            rights = array.array("i", tasks if "cgroup" not in names else [])
+            child.seat.sendmsg([b"%d" % child.outfit.uid], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
+        except OSError as error:
+            self._fail(child, str(error))
+        finally:
+            child.proc.close()
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _fail(self, child: Offshoot, why: str) -> None:
+        """It will not stand."""
+        if child.given or child.ended_at:
+            return
+        log("warning", "offshoot_failed", name=child.name, detail=why)
+        child.given = True
+        if child in self._waiting:
+            self._waiting.remove(child)
+        child.kill()
+        if child.pidfd < 0:
+            self._end(child)
+        if child.owner is not None:
+            child.owner(None)
+            child.owner = None
+
+    def _ended(self, child: Offshoot) -> None:
+        """The kernel says so. How, its template says; if it does not, that stays unknown."""
+        self._watch(child.pidfd, None)
+        child.ended_at = time.monotonic()
+        if not child.stands and child.owner is not None:
+            child.ended_at = 0.0
+            self._fail(child, "it ended on its way")
+            child.ended_at = time.monotonic()
+        if child.report is not None:
+            self._end(child)
+        elif child not in self._waiting:
+            self._waiting.append(child)
+
+    def _end(self, child: Offshoot) -> None:
+        """Over: whoever has it hears of it."""
+        if child.template.children.pop(child.number, None) is None:
+            return
+        if child in self._waiting:
+            self._waiting.remove(child)
+        self._close_channel(child)
+        if child.pidfd >= 0:
+            self._watch(child.pidfd, None)
+            os.close(child.pidfd)
+            child.pidfd = -1
+        if child.stands and child.given:
+            self._listener.exited(child.name, *(child.report or ("exit", 0, 0, 0)))
+        else:
+            self._machine.take_back(child.outfit)
+        if child.template.retired and not child.template.children:
+            child.template.zygote.kill(child.template.start.instance)
+
+    def _close_channel(self, child: Offshoot) -> None:
+        if child.seat.fileno() >= 0:
+            self._watch(child.seat.fileno(), None)
+            child.seat.close()
+        if child.spaces is not None:
+            child.spaces.close()
+
+    # The clock
+
+    def retire(self, template: Template) -> None:
+        """No more children; it ends with its last one."""
+        template.retired = True
+        for child in list(template.children.values()):
+            if not child.given:
+                child.kill()
+        if not template.children:
+            template.zygote.kill(template.start.instance)
+
+    def look_after(self) -> None:
+        """Children that are not born, and ends of which nobody tells."""
+        now = time.monotonic()
+        for child in list(self._waiting):
+            if child.ended_at:
+                if now - child.ended_at > REPORT_SECONDS_MAX:
+                    self._end(child)
+            elif now - child.asked_at > BIRTH_SECONDS_MAX:
+                self.retire(child.template)
+                self._fail(child, "it was not born in time")
+
+    def close(self) -> None:
+        """Let go of everything; the processes end with their zygote."""
+        for template in self._by_id.values():
+            template.seat.close()
+            for child in template.children.values():
+                self._close_channel(child)
+                if not child.given or not child.stands:
+                    self._machine.take_back(child.outfit)
+                if child.pidfd >= 0:
+                    os.close(child.pidfd)
+        self._by_id.clear()
+        if self._door is not None:
+            self._door.close()
+
+
