@@ -96,6 +96,7 @@ def statistics_of(numbers: FunctionStatistics, memory_mb: int, settings: Setting
         cost=cost,
         phases={phase: _phase(counts, numbers.sums_us.get(phase, 0)) for phase, counts in numbers.histograms.items()},
         outcomes=numbers.outcomes,
+        template=numbers.template,
     )
 
 

@@ -64,7 +64,8 @@ class Phase(Answer):
 
 
 class Statistics(Answer):
-    """Running numbers of one function since the gateways started. `cost` by the tariff, for those calls."""
+    """Running numbers of one function since the gateways started. `cost` by the tariff, for those calls. `template`: of the version that
+    was started last: making, ready, or off and why."""
 
     namespace: str
     name: str
@@ -83,6 +84,7 @@ class Statistics(Answer):
     cost: float
     phases: dict[str, Phase]
     outcomes: dict[str, int]
+    template: str = ""
 
 
 class StatisticsList(Answer):

@@ -68,6 +68,7 @@ def _merge(total: dict[FunctionKey, FunctionStatistics], parts: Iterable[Functio
             into = total[key] = FunctionStatistics(namespace=part.namespace, function=part.function)
         for name in names:
             setattr(into, name, getattr(into, name) + getattr(part, name))
+        into.template = part.template if gauges and part.template else into.template
         into.memory_mb = max(into.memory_mb, part.memory_mb)
         for table in TABLES:
             sums = getattr(into, table)

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -162,6 +162,8 @@ class Ready(msgspec.Struct):
 
     init_us: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
     is_async: bool = msgspec.field(default=True, name="async")
+    origin: Literal["fork", "prepared", "template", "ahead"] = "fork"
+    problems: Annotated[list[Annotated[str, msgspec.Meta(max_length=4000)]], msgspec.Meta(max_length=16)] = []
 
 
 class Channel:
@@ -169,7 +171,7 @@ class Channel:
 
     __slots__ = (
         "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "believed",
-        "entry", "exit", "head", "id", "init_us", "is_async", "ready_at", "start_us", "started_at", "tail", "wanted",
+        "entry", "exit", "head", "id", "init_us", "is_async", "origin", "problems", "ready_at", "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
 
     def __init__(self, id: str, events: ChannelEvents, entry: Any, started_at: float) -> None:
@@ -180,6 +182,8 @@ class Channel:
         self.start_us = 0
         self.init_us = 0
         self.is_async = True  # whether its handler is; known when it is ready
+        self.origin = "fork"  # how it came to be, as it says
+        self.problems: list[str] = []  # of a template: what forbids it
         self.accepted: object = None  # the node's Accepted
         self.exit: object = None  # the node's Exited
         self.head = b""  # answer headers that are the same for all its calls
@@ -202,6 +206,8 @@ class Channel:
         self.init_us = said.init_us
         self.start_us = max(0, int((now - self.started_at) * 1e6) - self.init_us)
         self.is_async = said.is_async
+        self.origin = said.origin
+        self.problems = said.problems
 
     def open(self, boot: bytes) -> tuple[socket.socket, int, int]:
         """Make the instance's descriptors: (its end of the answers socket, progress memfd, write end of the output pipe). The caller

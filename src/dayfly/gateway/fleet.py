@@ -27,14 +27,17 @@ from dayfly.gateway.entry import Entry, Provers
 from dayfly.gateway.ledger import FunctionLedger, Ledger
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
+from dayfly.gateway.templates import Templates
 from dayfly.runtime import frames
 
 log = structlog.get_logger()
 
+RAN_INIT = ("fork", "prepared")  # origins of instances that ran their version's init themselves
 EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) may come after the death itself
 LOST_CHECK_SECONDS = 0.05  # after this, an offered call that nobody holds was never begun
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
 DORMANT_SECONDS = 30.0  # a version without instances and calls for this long gives its sockets back
+KEEP_SECONDS = 1.0  # between two looks for templates of versions that are gone
 CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
 
 
@@ -48,12 +51,14 @@ class Fleet:
         self._outputs = outputs = Outputs(ledger, settings.log_lines_per_call_max)
         self.on_output = outputs.raw
         self._prefix = name
+        self.templates = Templates(provider, ledger, outputs, name)
         self._loop = asyncio.get_running_loop()
         self._entries: dict[tuple[str, str, int], Entry] = {}
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
         self._pending: deque[Entry] = deque()  # starts waiting for a machine-wide slot, one item each
         self._starting = self._seq = 0
+        self._keep_at = 0.0
         self.stopping = False
         provider.on_accepted, provider.on_exited = self._on_accepted, self._on_exited
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
@@ -157,6 +162,9 @@ class Fleet:
                 del self._entries[key]
                 self._drain(entry)
         self._bury(now)
+        if now >= self._keep_at:
+            self._keep_at = now + KEEP_SECONDS
+            self.templates.keep(known() | self._entries.keys())
 
     def _check_starts(self, now: float) -> None:
         """An instance that neither became ready nor failed in time is ended; its start then counts as failed."""
@@ -238,7 +246,7 @@ class Fleet:
         self._seq += 1
         now = time.monotonic()
         channel = Channel(f"{self._prefix}-{self._seq:x}", self, entry, now)
-        if not spawn(self._provider, entry, channel):
+        if not spawn(self._provider, entry, channel, parent=self.templates.parent(entry)):
             entry.pool.failed(None, now, "start_failed")
             self._carry_out(entry)
             return
@@ -285,6 +293,8 @@ class Fleet:
         for prover in provers:
             prover(channel, {})
         entry.pool.started(channel.id, now)
+        if channel.origin in RAN_INIT:
+            self.templates.ran_init(entry, channel.init_us)
         self._carry_out(entry)
         self._start_pending()
 
@@ -307,6 +317,7 @@ class Fleet:
     def _on_exited(self, message: Exited) -> None:
         channel = self._channels.get(message.instance)
         if channel is None:
+            self.templates.exited(message)
             return
         channel.exit = message
         # What it wrote before it died may still be in the socket: let the loop read it first.
@@ -381,10 +392,12 @@ class Fleet:
             ledger.clear_gauges()
         for entry in [*self._entries.values(), *self._leaving]:
             entry.gauge()
+        self.templates.gauge()
         return ledgers
 
     def close(self) -> None:
         """End everything now."""
+        self.templates.close()
         for channel in list(self._channels.values()):
             self._provider.kill(channel.id)
             channel.close()

@@ -34,7 +34,7 @@ _OURS = re.compile(
     rb"x-dayfly-[a-z]+|server-timing):[^\r\n]*\r\n"
 )
 _WARM = b"x-dayfly-start: warm\r\nserver-timing: queue;dur=%.3f, exec;dur=%.3f\r\n"
-_COLD = b"x-dayfly-start: cold\r\nserver-timing: queue;dur=%.3f, start;dur=%.3f, init;dur=%.3f, exec;dur=%.3f\r\n"
+_COLD = b"x-dayfly-start: cold\r\nx-dayfly-origin: %b\r\nserver-timing: queue;dur=%.3f, start;dur=%.3f, init;dur=%.3f, exec;dur=%.3f\r\n"
 _good_blocks: dict[bytes, bytes] = {}
 
 
@@ -229,7 +229,7 @@ class Reply:
         """The headers every answer carries: call id, version, cold or warm, timing. Settles this call's phases."""
         self._settle(channel, exec_us)
         if self.cold:
-            timing = (self.queue_us * 1e-3, channel.start_us * 1e-3, channel.init_us * 1e-3, exec_us * 1e-3)
+            timing = (channel.origin.encode(), self.queue_us * 1e-3, channel.start_us * 1e-3, channel.init_us * 1e-3, exec_us * 1e-3)
             return b"x-call-id: %b\r\n%b%b" % (self.call_id, channel.head, _COLD % timing)
         return b"x-call-id: %b\r\n%b%b" % (self.call_id, channel.head, _WARM % (self.queue_us * 1e-3, exec_us * 1e-3))
 

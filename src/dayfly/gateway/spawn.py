@@ -4,6 +4,7 @@ Called by gateway/fleet.py for each start it carries out.
 """
 
 import os
+from typing import Literal
 
 import msgspec
 
@@ -13,8 +14,11 @@ from dayfly.gateway.channel import Channel, sealed_memfd
 from dayfly.gateway.entry import Entry
 
 
-def spawn(provider: Provider, entry: Entry, channel: Channel) -> bool:
-    """Ask `provider` for an instance behind `channel`; False when it cannot be asked now (the channel is then closed)."""
+def spawn(
+    provider: Provider, entry: Entry, channel: Channel, *, role: Literal["instance", "template"] = "instance", parent: str = ""
+) -> bool:
+    """Ask `provider` for an instance (or a template) behind `channel`, if possible from the template `parent`; False when it cannot be
+    asked now (the channel is then closed)."""
     version, config = entry.version, entry.version.config
     channel.head = f"x-dayfly-version: {version.number}\r\nx-dayfly-instance: {channel.id}\r\n".encode()
     boot = msgspec.json.encode({**entry.boot, "instance": channel.id})
@@ -36,6 +40,8 @@ def spawn(provider: Provider, entry: Entry, channel: Channel) -> bool:
             egress=config.egress,
             cpu_millicores=round(config.cpu * 1000),
             has_secrets=bool(entry.secrets),
+            role=role,
+            parent=parent,
         )
         accepted = provider.start(start, descriptors)
     finally:

@@ -116,8 +116,8 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
         found = template.problems()
     except BaseException as error:
         _fail(answers, outputs, error)
+    generators = template.shared_generators()  # before they are frozen out of sight
     template.settle()
-    generators = template.shared_generators()
     _ready(answers, began, handler.is_async(function), "template", found)
     if found:
         os._exit(0)

@@ -36,7 +36,7 @@ NUMBERS: dict[str, tuple[type, float, float, str]] = {
     "keep_alive_seconds": (float, 0, 86_400, "seconds"),
     "queue_max": (int, 0, 100_000, "waiting calls"),
 }
-CHOICES: dict[str, tuple[str, ...]] = {"egress": ("none", "internet"), "auth": ("token", "none")}
+CHOICES: dict[str, tuple[str, ...]] = {"egress": ("none", "internet"), "auth": ("token", "none"), "snapshot": ("auto", "off")}
 KEYS = tuple(field.name for field in msgspec.structs.fields(FunctionConfig))
 
 # Folders: the first of these that is there decides; a folder with one Python file may name it as it likes.

@@ -10,6 +10,7 @@ import msgspec
 
 Egress = Literal["none", "internet"]
 Auth = Literal["token", "none"]
+Snapshot = Literal["auto", "off"]
 
 
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +31,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     queue_max: int = 1000
     egress: Egress = "none"
     auth: Auth = "token"
+    snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

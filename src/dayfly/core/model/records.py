@@ -57,6 +57,7 @@ class FunctionStatistics(msgspec.Struct, kw_only=True):
     outcomes: dict[str, int] = {}
     instances_started: int = 0
     instances_lost: int = 0
+    template: str = ""  # of the version called last: making, ready, or "off: why"
 
 
 class GatewayStatistics(msgspec.Struct, kw_only=True):

@@ -1,0 +1,186 @@
+"""The templates that this gateway asked the node for: one per version that is worth it. It makes them, hears of them, lets them go.
+
+A template outlives the pool that wanted it: a function that is called once an hour should still start from one. What is decided is in
+core/decide/snapshot.py. Called by gateway/fleet.py; the node's side is node/templates.py.
+"""
+
+import time
+
+import msgspec
+import structlog
+
+from dayfly.core.decide import snapshot
+from dayfly.core.model.records import LogRecord
+from dayfly.core.ports import Provider
+from dayfly.core.wire.node import Exited
+from dayfly.gateway.channel import Channel, Frame
+from dayfly.gateway.deaths import init_error
+from dayfly.gateway.entry import Entry
+from dayfly.gateway.ledger import Ledger
+from dayfly.gateway.outputs import Outputs
+from dayfly.gateway.spawn import spawn
+from dayfly.runtime import frames
+
+log = structlog.get_logger()
+
+INFO = 20
+REASONS_CHARACTERS_MAX = 1000
+Key = tuple[str, str, int]
+
+
+class Template:
+    """One version's. `entry` is the one it was made for: its secrets are in it."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.state = snapshot.NONE
+        self.tries = 0
+        self.reason = ""
+        self.channel: Channel | None = None
+
+    def __repr__(self) -> str:
+        return f"<Template {self.entry.version.key} {self.state} {self.reason}>"
+
+
+class Templates:
+    """All of this gateway's."""
+
+    def __init__(self, provider: Provider, ledger: Ledger, outputs: Outputs, prefix: str) -> None:
+        self._provider = provider
+        self._ledger = ledger
+        self._outputs = outputs
+        self._prefix = prefix
+        self._number = 0
+        self._by_key: dict[Key, Template] = {}
+        self._by_id: dict[str, Template] = {}
+
+    def __repr__(self) -> str:
+        return f"<Templates {list(self._by_key.values())}>"
+
+    def parent(self, entry: Entry) -> str:
+        """The id of the template that an instance of this version should come from; empty when there is none."""
+        found = self._by_key.get(entry.version.key)
+        if found is None or found.state != snapshot.READY or found.channel is None or found.entry.secrets != entry.secrets:
+            return ""
+        return found.channel.id
+
+    def ran_init(self, entry: Entry, init_us: int) -> None:
+        """An instance ran the whole init itself: is a template worth it?"""
+        key = entry.version.key
+        found = self._by_key.get(key)
+        if found is None or found.entry.secrets != entry.secrets:
+            if found is not None:
+                self._let_go(found)
+            found = self._by_key[key] = Template(entry)
+        if snapshot.is_wanted(entry.version.config.snapshot, found.state, init_us, found.tries) and self._provider.connected:
+            self._make(found, entry)
+
+    def _make(self, template: Template, entry: Entry) -> None:
+        self._number += 1
+        channel = Channel(f"{self._prefix}-t{self._number:x}", self, entry, time.monotonic())
+        template.entry, template.channel = entry, channel
+        template.tries += 1
+        template.state = snapshot.step(template.state, "wanted")
+        self._by_id[channel.id] = template
+        if not spawn(self._provider, entry, channel, role="template"):
+            self._lost(template)
+
+    def keep(self, known: set[Key]) -> None:
+        """Let go of those whose versions are not in the catalog any more."""
+        for key, template in list(self._by_key.items()):
+            if key not in known:
+                self._let_go(template)
+                del self._by_key[key]
+
+    def text(self, entry: Entry) -> str:
+        """For people: the state, and why there is none when it is off."""
+        found = self._by_key.get(entry.version.key)
+        if found is None or found.state == snapshot.NONE:
+            return ""
+        return f"{found.state}: {found.reason}" if found.reason else found.state
+
+    def gauge(self) -> None:
+        """Tell each function's ledger."""
+        for template in self._by_key.values():
+            template.entry.ledger.numbers.template = self.text(template.entry)
+
+    def close(self) -> None:
+        for template in self._by_key.values():
+            self._let_go(template)
+
+    # What templates and the node say
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        template = self._by_id.get(channel.id)
+        if template is None:
+            return
+        if frame.kind == frames.LOG:
+            self._outputs.frame(channel, frame)
+        elif frame.kind == frames.READY and template.state == snapshot.MAKING:
+            self._ready(template, channel, frame.meta)
+        elif frame.kind == frames.FAILED and template.state == snapshot.MAKING:
+            error = init_error(frame.meta)
+            self._refuse(template, f"{error.get('errorType', 'Error')}: {error.get('errorMessage', '')}")
+        else:
+            self.on_end(channel, "garbage")
+
+    def on_output(self, channel: Channel, data: bytes) -> None:
+        self._outputs.raw(channel, data)
+
+    def on_end(self, channel: Channel, reason: str) -> None:
+        template = self._by_id.get(channel.id)
+        if reason == "garbage":
+            log.warning("template_sent_garbage", instance=channel.id)
+        if template is not None:
+            self._lost(template)
+
+    def exited(self, message: Exited) -> None:
+        """The node's word on an instance that is none of the fleet's."""
+        template = self._by_id.get(message.instance)
+        if template is None:
+            return
+        if message.reason == "refused" and template.state == snapshot.MAKING and message.detail:
+            self._refuse(template, message.detail)
+        else:
+            self._lost(template)
+
+    def _ready(self, template: Template, channel: Channel, meta: bytes) -> None:
+        try:
+            channel.became_ready(meta, time.monotonic())
+        except msgspec.DecodeError:
+            self.on_end(channel, "garbage")
+            return
+        if channel.problems:
+            self._refuse(template, "init leaves what cannot be copied: " + "; ".join(channel.problems))
+            return
+        template.state = snapshot.step(template.state, "stood")
+        template.tries = 0
+        log.info("template_ready", function=template.entry.version.function, version=template.entry.version.number, init_us=channel.init_us)
+
+    def _refuse(self, template: Template, reason: str) -> None:
+        """There will be no template of this version; its owner reads why, in the log and in `describe`."""
+        template.reason = reason[:REASONS_CHARACTERS_MAX]
+        template.state = snapshot.step(template.state, "refused")
+        version = template.entry.version
+        text = f"No snapshot of version {version.number}: {template.reason}. Instances run init themselves."
+        record = LogRecord(time.time(), version.namespace, version.function, version.number, "", "", "platform", INFO, text)
+        self._ledger.logged(template.entry.ledger, record, time.monotonic())
+        self._close(template)
+
+    def _lost(self, template: Template) -> None:
+        template.state = snapshot.step(template.state, "lost")
+        self._close(template)
+
+    def _let_go(self, template: Template) -> None:
+        if template.channel is not None:
+            self._close(template)
+            template.state = snapshot.step(template.state, "lost")
+
+    def _close(self, template: Template) -> None:
+        channel, template.channel = template.channel, None
+        if channel is not None:
+            self._provider.kill(channel.id)
+            del self._by_id[channel.id]
+            channel.close()
+
+
