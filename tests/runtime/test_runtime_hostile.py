@@ -160,6 +160,7 @@ def test_closing_the_requests_socket_is_leaving(start: Start) -> None:
         "    for n in range(3, 100):\n"
         "        try: s = socket.socket(fileno=os.dup(n))\n"
         "        except OSError: continue\n"
+        "        os.close(s.detach())\n"
         "        if s.type == socket.SOCK_SEQPACKET: os.close(n)\n"
         "    return 1\n"
     )

@@ -1,0 +1,89 @@
+"""Which sandboxes stand ready, which zygote a start comes from, and which versions get a template."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dayfly.core.decide import snapshot
+from dayfly.core.decide.ancestor import FORKS_MAX, IDLE_SECONDS, RENEW_SECONDS, ZYGOTES_MAX, Age, idle_ones, is_due
+from dayfly.core.decide.prepare import COMING_MAX, KINDS_MAX, Stock
+
+
+def test_what_was_asked_for_stands_ready_and_the_emptiest_kind_comes_first():
+    stock: Stock[str] = Stock(each=3, in_all=100, forget_seconds=60.0)
+    assert stock.next({}, 0, 0.0) is None, "nobody asked for anything"
+    stock.asked("a", 0.0)
+    stock.asked("b", 1.0)
+    assert stock.next({"a": 1}, 0, 1.0) == "b"
+    assert stock.next({"a": 1, "b": 2}, 0, 1.0) == "a"
+    assert stock.next({"a": 3, "b": 3}, 0, 1.0) is None
+
+
+def test_nothing_more_is_begun_while_enough_are_on_their_way_or_all_room_is_taken():
+    stock: Stock[str] = Stock(each=8, in_all=10, forget_seconds=60.0)
+    stock.asked("a", 0.0)
+    assert stock.next({"a": COMING_MAX}, COMING_MAX, 0.0) is None
+    assert stock.next({"a": 1, "b": 9}, 0, 0.0) is None
+
+
+def test_a_kind_that_nobody_asks_for_goes():
+    stock: Stock[str] = Stock(each=2, in_all=10, forget_seconds=60.0)
+    stock.asked("a", 0.0)
+    assert stock.surplus({"a": 2}, 59.0) is None
+    assert stock.surplus({"a": 2}, 61.0) == "a"
+    assert stock.next({"a": 1}, 0, 61.0) is None
+    stock.asked("b", 0.0)
+    stock.forget("b")
+    assert stock.surplus({"b": 1}, 1.0) == "b"
+
+
+@given(st.lists(st.integers(0, 40), max_size=200))
+def test_only_so_many_kinds_are_remembered_and_the_latest_are(asked: list[int]):
+    stock: Stock[int] = Stock(each=1, in_all=1000, forget_seconds=1e9)
+    for now, kind in enumerate(asked):
+        stock.asked(kind, float(now))
+    latest = list(dict.fromkeys(reversed(asked)))[:KINDS_MAX]
+    assert set(stock.kinds()) == set(latest)
+
+
+def test_zero_means_that_none_stand_ready():
+    stock: Stock[str] = Stock(each=0, in_all=0, forget_seconds=60.0)
+    stock.asked("a", 0.0)
+    assert stock.next({}, 0, 0.0) is None
+
+
+def test_a_zygote_is_renewed_by_age_and_by_forks():
+    assert not is_due(Age(0.0, 0, 0.0, 0), RENEW_SECONDS - 1)
+    assert is_due(Age(0.0, 0, 0.0, 0), RENEW_SECONDS)
+    assert is_due(Age(0.0, FORKS_MAX, 0.0, 0), 1.0)
+
+
+def test_idle_zygotes_end_and_those_with_instances_never_do():
+    now = 10_000.0
+    ages = {"busy": Age(0.0, 1, 0.0, 1), "idle": Age(0.0, 1, now - IDLE_SECONDS - 1, 0), "lately": Age(0.0, 1, now - 1, 0)}
+    assert idle_ones(ages, now) == ["idle"]
+    many = {f"z{i}": Age(0.0, 1, now - i / 100, 0) for i in range(ZYGOTES_MAX + 2)}
+    assert idle_ones(many, now) == [f"z{ZYGOTES_MAX + 1}", f"z{ZYGOTES_MAX}"], "the longest idle first"
+
+
+def test_every_pair_outside_the_snapshot_table_raises():
+    events = {event for row in snapshot.STEPS.values() for event in row}
+    for state, row in snapshot.STEPS.items():
+        for event in events:
+            if event in row:
+                assert snapshot.step(state, event) == row[event]
+            else:
+                try:
+                    snapshot.step(state, event)
+                except snapshot.IllegalStep:
+                    continue
+                raise AssertionError((state, event))
+
+
+def test_only_an_init_that_is_worth_it_gets_a_template():
+    worth = snapshot.WORTH_US
+    assert snapshot.is_wanted("auto", snapshot.NONE, worth, 0)
+    assert not snapshot.is_wanted("auto", snapshot.NONE, worth - 1, 0)
+    assert not snapshot.is_wanted("off", snapshot.NONE, worth, 0)
+    assert not snapshot.is_wanted("auto", snapshot.NONE, worth, snapshot.TRIES_MAX)
+    for state in (snapshot.MAKING, snapshot.READY, snapshot.OFF):
+        assert not snapshot.is_wanted("auto", state, worth, 0)
