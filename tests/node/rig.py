@@ -68,6 +68,7 @@ class Instance:
         self.sequence = 0
         self.logs: list[str] = []
         self.init_us = 0
+        self.origin = ""
 
     def descriptors(self) -> list[int]:
         return [self._their_requests.fileno(), self._their_answers.fileno(), self._progress, self._their_output]
@@ -109,6 +110,7 @@ class Instance:
         kind, _, meta, _ = self.answer()
         assert kind == frames.READY, (kind, meta, self.logs)
         self.init_us = json.loads(meta)["init_us"]
+        self.origin = json.loads(meta)["origin"]
 
     def send(self, event: object, seconds: float = 30) -> None:
         self.sequence += 1

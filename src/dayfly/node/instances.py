@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from dayfly.core.decide.isolate import PIDS_MAX, Demand, Plan
+from dayfly.core.decide.isolate import PIDS_MAX, Demand, Plan, lacks_templates
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.layout import Layout
 from dayfly.core.wire.node import Accepted, Exited, Start
@@ -105,6 +105,8 @@ class Instances:
             if template is not None:
                 return self._from_template(start, template, given, tell, undo)
             is_template = start.role == "template"
+            if is_template and (reason := lacks_templates(self.machine.features)):
+                raise ValueError(f"snapshots cannot be had on this machine: {reason}")
             demand = Demand(
                 start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores,
                 is_template,

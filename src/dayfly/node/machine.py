@@ -77,6 +77,8 @@ class Machine:
         self.networks = network.Pool(layout.egress_socket, ready=8)
         reached = self.networks.available()
         self.features: features.Features = found | self.groups.available() | reached | {"net_namespaces": reached["netns"]}
+        if not self.root:  # a way back from network namespaces that others made, and users to map
+            self.features |= {"templates": "only root can furnish the namespaces of a template's children"}
         self.interpreters = features.interpreters(lambda path: self._can_reach(path, first))
         self._plans = functools.lru_cache(maxsize=256)(self._plan)
 

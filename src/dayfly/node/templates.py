@@ -27,6 +27,8 @@ from dayfly.sandbox import mounts
 from dayfly.sandbox import syscalls as sys_
 from dayfly.sandbox.door import Door, Spaces, attaching
 
+# What becomes of a child. Only an OWNED one is an instance, whose end its owner hears of.
+COMING, STANDS, TAKEN, OWNED, LOST = "coming", "stands", "taken", "owned", "lost"
 BIRTH_SECONDS_MAX = 2.0  # a template that has not forked by then is asked no more
 REPORT_SECONDS_MAX = 0.25  # the kernel says that a child has ended; how, its template must say within this time
 FORGET_SECONDS = 60.0  # a template of which nobody asked for a child in this time has none standing ready
@@ -75,13 +77,12 @@ class Offshoot:
         self.pidfd = -1
         self.spaces: Spaces | None = None
         self.proc: socket.socket | None = None  # where its /proc arrives
-        self.stands = False
-        self.given = False
+        self.state = COMING
         self.ended_at = 0.0
         self.report: tuple[str, int, int, int] | None = None
 
     def __repr__(self) -> str:
-        return f"<Offshoot {self.name} pid={self.pid} stands={self.stands} given={self.given}>"
+        return f"<Offshoot {self.name} pid={self.pid} {self.state}>"
 
     def kill(self) -> None:
         """SIGKILL to everything in its sandbox."""
@@ -122,6 +123,8 @@ class Templates:
     def get(self, name: str) -> Template | None:
         """The template, when it can be asked for children."""
         found = self._by_id.get(name)
+        if found is not None and not found.stands:
+            self._template_speaks(found)  # what it has told its gateway, it told us before
         return found if found is not None and found.stands and not found.retired else None
 
     def gone(self, name: str) -> None:
@@ -181,7 +184,7 @@ class Templates:
 
     def lost(self, child: Offshoot) -> None:
         """It could not be given away: it ends, and its outfit comes back with its end."""
-        child.given = False
+        child.state = LOST
         child.kill()
 
     def wanted(self, template: Template) -> None:
@@ -191,11 +194,14 @@ class Templates:
     def refill(self) -> bool:
         """One short piece of work: have a busy template fork a child ahead, or let one go. True: call again soon."""
         now = time.monotonic()
-        there = {name: sum(not child.given for child in template.children.values()) for name, template in self._by_id.items()}
-        coming = sum(not child.stands for child in self._waiting if not child.ended_at)
+        there = {name: sum(child.state in (COMING, STANDS) for child in template.children.values()) for name, template in self._by_id.items()}
+        coming = sum(child.state == COMING for child in self._waiting)
         name = self._stock.next({name: count for name, count in there.items() if self.get(name)}, coming, now)
         if name is not None and (template := self.get(name)) is not None:
-            self.ask(template, None)
+            try:
+                self.ask(template, None)
+            except BrokenPipeError:  # it is ending
+                template.retired = True
             return True
         if (name := self._stock.surplus(there, now)) is not None and (spare := self.take(self._by_id[name])) is not None:
             self.lost(spare)
@@ -203,9 +209,9 @@ class Templates:
 
     def take(self, template: Template) -> Offshoot | None:
         """A child that stands ready, the caller's from now on."""
-        found = next((child for child in template.children.values() if child.stands and not child.given), None)
+        found = next((child for child in template.children.values() if child.state == STANDS), None)
         if found is not None:
-            found.given = True
+            found.state = TAKEN
         return found
 
     def give(self, child: Offshoot, name: str, origin: str, descriptors: list[int]) -> None:
@@ -213,6 +219,7 @@ class Templates:
         assert self._door is not None and child.spaces is not None
         self._door.furnish(child.spaces, [], name)
         child.seat.sendmsg([origin.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+        child.state = OWNED
         self._close_channel(child)
 
     def _child_speaks(self, child: Offshoot) -> None:
@@ -228,11 +235,11 @@ class Templates:
         try:
             if said == b"born" and child.pidfd < 0 and pid:
                 self._furnish(child, pid)
-            elif said == b"stands" and pid == child.pid and not child.stands:
-                child.stands = True
+            elif said == b"stands" and pid == child.pid and child.state == COMING:
+                child.state = STANDS
                 self._waiting.remove(child)
                 if child.owner is not None:
-                    child.given = True
+                    child.state = TAKEN
                     child.owner(child)
             else:
                 raise ConnectionResetError(f"it said {said!r}")
@@ -291,11 +298,12 @@ class Templates:
                 os.close(descriptor)
 
     def _fail(self, child: Offshoot, why: str) -> None:
-        """It will not stand."""
-        if child.given or child.ended_at:
+        """It will not be an instance. Whoever waits for it hears so."""
+        if child.state in (OWNED, LOST):
             return
         log("warning", "offshoot_failed", name=child.name, detail=why)
-        child.given = True
+        child.template.retired = True  # the next would not fare better
+        child.state = LOST
         if child in self._waiting:
             self._waiting.remove(child)
         child.kill()
@@ -309,11 +317,9 @@ class Templates:
         """The kernel says so. How, its template says; if it does not, that stays unknown."""
         self._watch(child.pidfd, None)
         child.ended_at = time.monotonic()
-        if not child.stands and child.owner is not None:
-            child.ended_at = 0.0
+        if child.state == COMING:
             self._fail(child, "it ended on its way")
-            child.ended_at = time.monotonic()
-        if child.report is not None:
+        if child.report is not None or child.state != OWNED:
             self._end(child)
         elif child not in self._waiting:
             self._waiting.append(child)
@@ -329,7 +335,7 @@ class Templates:
             self._watch(child.pidfd, None)
             os.close(child.pidfd)
             child.pidfd = -1
-        if child.stands and child.given:
+        if child.state == OWNED:
             self._listener.exited(child.name, *(child.report or ("exit", 0, 0, 0)))
         else:
             self._machine.take_back(child.outfit)
@@ -349,7 +355,7 @@ class Templates:
         """No more children; it ends with its last one."""
         template.retired = True
         for child in list(template.children.values()):
-            if not child.given:
+            if child.state in (COMING, STANDS):
                 child.kill()
         if not template.children:
             template.zygote.kill(template.start.instance)
@@ -371,7 +377,7 @@ class Templates:
             template.seat.close()
             for child in template.children.values():
                 self._close_channel(child)
-                if not child.given or not child.stands:
+                if child.state != OWNED:
                     self._machine.take_back(child.outfit)
                 if child.pidfd >= 0:
                     os.close(child.pidfd)

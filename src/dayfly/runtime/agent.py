@@ -118,6 +118,8 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
         _fail(answers, outputs, error)
     generators = template.shared_generators()  # before they are frozen out of sight
     template.settle()
+    if not found:
+        template.announce()  # the node knows first
     _ready(answers, began, handler.is_async(function), "template", found)
     if found:
         os._exit(0)

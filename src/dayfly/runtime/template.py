@@ -162,11 +162,17 @@ def settle() -> None:
     gc.freeze()
 
 
+def announce() -> None:
+    """Tell the node that orders will be obeyed."""
+    seat = socket(fileno=SEAT_FD)
+    seat.send(b"stands")
+    seat.detach()
+
+
 def stand(offspring: "Offspring") -> None:
     """Wait for orders to fork; returns in each child, hardened. Ends the process when the node lets go of the seat."""
     global forking
     seat = socket(fileno=SEAT_FD)
-    seat.send(b"stands")
     poll = select.poll()
     poll.register(SEAT_FD, select.POLLIN)
     children: dict[int, tuple[int, int]] = {}  # pidfd → pid, number
