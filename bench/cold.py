@@ -1,13 +1,17 @@
-"""cold-trivial: a function that was never called before answers a whole HTTP call, in full isolation, after 20 ms of silence."""
+"""Lone cold calls: whole HTTP calls in full isolation, each after 20 ms of silence, and what served them.
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+`cold-trivial`, `cold-prepared` and `cold-fork` call functions that were never called before, once each. `cold-template`, `cold-ahead` and
+`cold-import` call three functions with heavy imports (heavy.py has the subjects) again and again, each time when no instance is left.
+"""
 
-from bench.contenders import SUBJECTS, Baseline, Dayfly, baselines, cpu_us_per_call, function_files
-from bench.load import Client, spaced_calls
+from collections.abc import Callable, Mapping
+
+from bench.contenders import SUBJECTS, Baseline, Dayfly, baselines, cpu_us_per_call
+from bench.load import Client, Request, spaced_calls
+from bench.origin import Tally
 from bench.outcome import Outcome, Run, alternate, of_latencies
 from bench.processes import cpu_seconds
+from bench.variants import ANY, FORK, PREPARED, Variant
 from tests.e2e.harness import Platform
 
 PAUSE_SECONDS = 0.02
@@ -15,39 +19,48 @@ RUNS = 3
 
 
 def trivial(quick: bool) -> Outcome:
+    """Whatever serves it by default."""
+    return _measure(quick, ANY)
+
+
+def prepared(quick: bool) -> Outcome:
+    """From a prepared sandbox; an answer from a fork is a miss, and counts in the figure."""
+    return _measure(quick, PREPARED)
+
+
+def fork(quick: bool) -> Outcome:
+    """Forked on demand, with no prepared sandbox on the machine."""
+    return _measure(quick, FORK)
+
+
+def _measure(quick: bool, variant: Variant) -> Outcome:
     """The time from the first byte sent to the last byte received; of a baseline, from starting its process."""
-    calls, starts = (20, 2) if quick else (100, 5)
-    with Platform() as platform:
-        names = _deploy(platform, calls * RUNS)
-        _wait_nothing_runs(platform)
+    calls, starts = (50, 2) if quick else (200, 5)
+    tally = Tally(variant.origin)
+    with Platform(settings=variant.platform_settings()) as platform:
+        names = deploy(platform, calls * RUNS, variant.function_settings())
+        wait_nothing_runs(platform)
         batches = [names[number * calls : (number + 1) * calls] for number in range(RUNS)]
-        measures: dict[str, Callable[[int], Run]] = {"dayfly": lambda number: _call(platform, batches[number])}
-        measures |= {other.name: lambda _, other=other: _start(other, starts) for other in baselines("direct")}  # type: ignore[misc]
+        measures: dict[str, Callable[[int], Run]] = {"dayfly": lambda number: _call(platform, batches[number], tally)}
+        measures |= {other.name: lambda _, other=other: start_cold(other, starts) for other in baselines("direct")}  # type: ignore[misc]
         series = alternate(measures, RUNS)
     method = (
         f"{calls} functions a run, each called for the first time, {PAUSE_SECONDS * 1000:g} ms idle before each, one connection; "
         f"baselines: {starts} process starts a run, from the start to the first answer"
     )
-    return Outcome(series, method)
+    return Outcome(series, method, {"origins": {"dayfly": tally.document()}, "notes": variant.notes()})
 
 
-def _deploy(platform: Platform, count: int) -> list[str]:
-    """Functions with code of their own that keep no instance, so that none exists when each is called."""
-    folder = platform.write("functions/.keep", "").parent
+def deploy(platform: Platform, count: int, config: Mapping[str, object]) -> list[str]:
+    """Functions with code of their own that keep no instance, so that none exists when each is called; through the API."""
     source = (SUBJECTS / "direct.py").read_text()
-
-    def deploy(path: Path) -> str:
-        platform.deploy(path, "--keep-alive-seconds", "0")
-        return path.stem
-
-    # The first alone (it warms what is shared), the others two at a time: a command line each, as users deploy.
-    paths = list(function_files(folder, count, source))
-    first = deploy(paths[0])
-    with ThreadPoolExecutor(2) as pool:
-        return [first, *pool.map(deploy, paths[1:])]
+    names = [f"f{number:04}" for number in range(count)]
+    for name in names:
+        platform.put(name, f"{source}\n# {name}: no two functions share their code\n", namespace="default", keep_alive_seconds=0, **config)
+    return names
 
 
-def _wait_nothing_runs(platform: Platform) -> None:
+def wait_nothing_runs(platform: Platform) -> None:
     """Instances that proved the deploys have ended."""
     platform.wait_until(
         "no instance is left of the deploys",
@@ -56,24 +69,26 @@ def _wait_nothing_runs(platform: Platform) -> None:
     )
 
 
-def _call(platform: Platform, names: list[str]) -> Run:
-    subjects = [Dayfly(platform, name, "direct") for name in names]
+def invoke(platform: Platform, name: str) -> bytes:
+    """The bytes of a direct call."""
+    request: Request = Dayfly(platform, name, "direct").request()
+    return request.raw("127.0.0.1")
+
+
+def _call(platform: Platform, names: list[str], tally: Tally) -> Run:
     client = Client(platform.address)
     try:
         before = cpu_seconds([platform.pid])
-        replies, errors = spaced_calls(client, [subject.request().raw("127.0.0.1") for subject in subjects], PAUSE_SECONDS)
+        replies, errors = spaced_calls(client, [invoke(platform, name) for name in names], PAUSE_SECONDS)
     finally:
         client.close()
     # An answer from an instance that was there already would be a measurement of something else.
-    cold = [reply for reply in replies if reply.header("x-dayfly-start") == "cold"]
-    return of_latencies(
-        [reply.milliseconds for reply in cold],
-        errors + len(replies) - len(cold),
-        cpu_us_per_call([platform.pid], before, len(names)),
-    )
+    cold, warm = tally.take(replies)
+    return of_latencies(cold, errors + warm, cpu_us_per_call([platform.pid], before, len(names)))
 
 
-def _start(other: Baseline, starts: int) -> Run:
+def start_cold(other: Baseline, starts: int) -> Run:
+    """A baseline's cold start: its process is started and answers once."""
     samples, cpu = [], 0.0
     for _ in range(starts):
         try:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,11 @@ class Baseline:
 
     def start(self) -> float:
         """Start it and make one call. Returns the milliseconds from the start to the answer. Raises RuntimeError."""
+        begun = self.begin()
+        return (self.first_answer() - begun) * 1000
+
+    def begin(self) -> float:
+        """Start its process without waiting for it. Returns when, by time.perf_counter."""
         port = free_port()
         self.address = ("127.0.0.1", port)
         begun = time.perf_counter()
@@ -63,12 +67,16 @@ class Baseline:
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
-        client = self._connect(begun + START_SECONDS_MAX)
+        return begun
+
+    def first_answer(self) -> float:
+        """Wait until it listens and make one call. Returns when it was answered. Raises RuntimeError."""
+        client = self._connect(time.perf_counter() + START_SECONDS_MAX)
         reply = client.call(self.request().raw("127.0.0.1"))
         client.close()
         if reply.status != 200 or b"Hello, Ada!" not in reply.body:
             raise RuntimeError(f"{self.name} answers {reply.status} {reply.body[:300]!r}")
-        return (time.perf_counter() - begun) * 1000
+        return time.perf_counter()
 
     def _connect(self, deadline: float) -> Client:
         while time.perf_counter() < deadline and self.process is not None and self.process.poll() is None:
@@ -231,11 +239,3 @@ def free_port() -> int:
 def cpu_us_per_call(roots: list[int], before: float, calls: int) -> float:
     """CPU time since `before` (from `cpu_seconds`) per call, in microseconds."""
     return (cpu_seconds(roots) - before) * 1e6 / max(1, calls)
-
-
-def function_files(folder: Path, count: int, source: str) -> Iterator[Path]:
-    """`count` one-file functions, each different by a line, so that no two share their code."""
-    for number in range(count):
-        path = folder / f"f{number:04d}.py"
-        path.write_text(f"{source}\nNUMBER = {number}\n")
-        yield path

@@ -60,20 +60,32 @@ def alternate(measures: dict[str, Callable[[int], Run]], runs: int) -> list[Seri
 
 @dataclass(frozen=True)
 class Outcome:
-    """A benchmark's result. The first series is ours."""
+    """A benchmark's result. The first series is ours, and so are those named in `also` (another subject, another rate).
+
+    A baseline is compared with the first series, or with the one of ours that `beside` names for it."""
 
     series: list[Series]
     method: str
     more: dict[str, object] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    beside: dict[str, str] = field(default_factory=dict)
+
+    def errors(self) -> int:
+        """Of all series of ours."""
+        return sum(run.errors for one in self.series if one is self.series[0] or one.name in self.also for run in one.runs)
 
     def document(self, name: str, unit: str) -> dict[str, object]:
         """What `--json` prints: ours, and every baseline with the ratio ours ÷ baseline."""
-        ours = self.series[0].summary()
+        sums = {one.name: one.summary() for one in self.series}
+        first = self.series[0].name
+        ours = sums[first]
         baselines = {}
-        for one in self.series[1:]:
-            theirs = one.summary()
-            ratio = round(ours["value"] / theirs["value"], 3) if theirs["value"] else None
-            baselines[one.name] = {**theirs, "ratio": ratio}
+        for baseline, theirs in sums.items():
+            if baseline == first or baseline in self.also:
+                continue
+            mine = sums[self.beside.get(baseline, first)]
+            ratio = round(mine["value"] / theirs["value"], 3) if theirs["value"] else None
+            baselines[baseline] = {**theirs, "ratio": ratio}
         return {
             "name": name,
             "unit": unit,
@@ -84,4 +96,5 @@ class Outcome:
             "errors": ours["errors"],
             "cpu_us_per_call": ours["cpu_us_per_call"],
             "baselines": baselines,
+            **({"also": {one: sums[one] for one in self.also}} if self.also else {}),
         }

@@ -40,3 +40,34 @@ def uss_bytes(pid: int) -> int:
 def pss_bytes(pid: int) -> int:
     """Its own pages and its part of the shared ones: adds up over processes."""
     return memory_bytes(pid, "Pss")
+
+
+def kernel_seconds() -> float:
+    """CPU time of all kernel threads that live now: what is done for everybody after the fact, such as taking network namespaces apart."""
+    nanoseconds = 0
+    for pid in descendants(2):
+        try:
+            nanoseconds += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+        except OSError:
+            continue  # it has ended, or the kernel keeps no such count
+    return nanoseconds / 1e9
+
+
+def page_table_bytes(pid: int) -> int:
+    """Memory of its page tables; 0 when the process is gone."""
+    return status_number(pid, "VmPTE") * 1024
+
+
+def status_number(pid: int, name: str) -> int:
+    """The first number of a line of /proc/PID/status; 0 when there is none."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def machine_memory() -> dict[str, int]:
+    """Every figure of /proc/meminfo, in bytes."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3}

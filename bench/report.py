@@ -30,6 +30,7 @@ def table(full: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
         _row("**dayfly**", full, ""),
     ]
+    lines += [_row(f"**dayfly**, {name}", one, "") for name, one in full.get("also", {}).items()]
     lines += [_row(name, one, _figure(one["ratio"])) for name, one in full["baselines"].items()]
     return "\n".join(lines)
 
@@ -55,9 +56,23 @@ def _notes(full: dict[str, Any]) -> list[str]:
     ]
     if "cpu_percent" in full:
         notes.insert(0, "CPU while idle, % of a core: " + ", ".join(f"{k} {v}" for k, v in full["cpu_percent_all"].items()) + ".")
-    if not full["baselines"]:
+    notes = [*(_origins(name, one) for name, one in full.get("origins", {}).items()), *notes]
+    notes += [f"{name[0].upper()}{name[1:]}: {text}." for name, text in full.get("notes", {}).items()]
+    if not full["compared"]:
         notes.append("Without baselines: scripts/bench installs them; `python -m bench` alone does not.")
     return notes
+
+
+def _origins(name: str, one: dict[str, Any]) -> str:
+    """Where a series' cold answers came from, and its percentiles over those that belong to the figure."""
+    answers = ", ".join(f"{count} {origin}" for origin, count in one["answers"].items())
+    if one["wanted"] == "any":
+        return f"Origin of the answers ({name}): {answers}."
+    share = f"{one['belonging']} are {one['wanted']}, as this figure wants, {one['elsewhere']} are not"
+    said = f"Origin of the answers ({name}): {answers}; {share}."
+    if not one["belonging"]:
+        return f"{said} This figure is none of {one['wanted']}."
+    return f"{said} Over those that are: p50 {_figure(one['p50_belonging'])}, p99 {_figure(one['p99_belonging'])}."
 
 
 def save(full: dict[str, Any]) -> None:

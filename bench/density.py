@@ -1,0 +1,212 @@
+"""density and density-stop: a thousand and five thousand idle instances; what they cost to start, to have and to be rid of.
+
+Instances are brought up the way a burst does: one call each, all at the same instant, of twenty functions; a call holds its instance until
+all are there, so that none serves two, and each says when its module was imported.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.arrivals import Arrival, drive, split
+from bench.contenders import baselines_python
+from bench.crowd import processes_at_once
+from bench.load import Reply, Request
+from bench.outcome import Outcome, Run, alternate, quantile
+from bench.processes import machine_memory, page_table_bytes, uss_bytes
+from tests.e2e import leaks
+from tests.e2e.harness import Platform
+
+MB = 1024 * 1024
+FUNCTIONS = 20
+PROBE = 100  # instances that tell how long the others will take
+HOLD_SECONDS_MAX = 75.0  # beyond what 5,000 may take; who is not there by then is missing
+PROCESSES = 40  # of the baseline
+GONE_SECONDS_MAX = 15.0
+HOLDING = """import time
+
+BORN = time.time()
+
+
+def handler(event, context):
+    time.sleep(max(0.0, event["until"] - time.time()))
+    return {"greeting": "Hello, Ada!", "born": BORN}
+"""
+# What the kernel keeps for instances outside of their own pages and page tables, by the names of /proc/meminfo.
+KERNEL = ("SUnreclaim", "SReclaimable", "KernelStack", "Percpu")
+
+
+@dataclass
+class Weight:
+    """Memory of each instance, in MB. `machine` is the fall of MemAvailable: all of it, gateway's and node's part included."""
+
+    uss: float
+    page_tables: float
+    kernel: float
+    machine: float
+    kernel_parts: dict[str, float]
+
+    @property
+    def all_in(self) -> float:
+        return self.uss + self.page_tables + self.kernel
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size:.3f}" for name, size in self.kernel_parts.items())
+        return (
+            f"{self.all_in:.2f} MB each, all in: USS {self.uss:.2f}, page tables {self.page_tables:.2f}, "
+            f"kernel {self.kernel:.2f} ({parts}); MemAvailable fell by {self.machine:.2f}"
+        )
+
+
+def started(quick: bool) -> Outcome:
+    """Seconds from the first call to the last instance's import; p50 and p99 over instances, in milliseconds."""
+    weights: dict[str, list[Weight]] = {}
+    sizes = (1000,) if quick else (1000, 5000)
+    bare: list[float] = []
+    measures: dict[str, Callable[[int], Run]] = {
+        f"{count:,}": lambda _, count=count: _start_and_weigh(count, weights.setdefault(f"{count:,}", []))  # type: ignore[misc]
+        for count in sizes
+    }
+    if baselines_python():
+        measures["1,000 bare processes"] = lambda _: _bare(bare)
+    series = alternate(measures, 1 if quick else 3)
+    method = (
+        f"one call per instance, all at the same instant, of {FUNCTIONS} functions, each holding its instance until all are there; "
+        f"kernel: growth of {', '.join(KERNEL)} in /proc/meminfo; baseline: {PROCESSES} bare handler processes at once, their "
+        "time scaled to 1,000"
+    )
+    notes = {f"memory of {name}": "; ".join(map(str, each)) for name, each in weights.items()}
+    if bare:
+        notes["memory of a bare process"] = f"{quantile(bare, 0.5):.2f} MB (USS and page tables)"
+    more = {"memory_mb_each": {name: [round(one.all_in, 3) for one in each] for name, each in weights.items()}, "notes": notes}
+    return Outcome(series, method, more, tuple(f"{count:,}" for count in sizes[1:]))
+
+
+def stopped(quick: bool) -> Outcome:
+    """Seconds from SIGTERM until the platform has ended and nothing of it is left; an error is something that was left."""
+    count = 1000
+    notes: dict[str, str] = {}
+    leaks.adopt_orphans()
+    series = alternate({"dayfly": lambda number: _stop(count, number, notes)}, 1 if quick else 3)
+    method = (
+        f"{count:,} idle instances of {FUNCTIONS} functions; SIGTERM to the supervisor; from then until it has ended and no process, "
+        "control group, mount or socket of it is left"
+    )
+    return Outcome(series, method, {"notes": notes})
+
+
+def _platform(count: int) -> Platform:
+    return Platform(settings={"instances_max": count + PROBE + 100})
+
+
+def _start_and_weigh(count: int, weights: list[Weight]) -> Run:
+    with _platform(count) as platform:
+        hold = _prepare(platform, count)
+        before, there = machine_memory(), set(platform.processes())
+        run = _fill(platform, count, hold)
+        time.sleep(1.0)  # what is made again for the next start is made
+        after = machine_memory()
+        added = [pid for pid in platform.processes() if pid not in there]
+        weights.append(_weigh(before, after, added, count))
+    return run
+
+
+def _weigh(before: dict[str, int], after: dict[str, int], pids: list[int], count: int) -> Weight:
+    parts = {name: (after.get(name, 0) - before.get(name, 0)) / count / MB for name in KERNEL}
+    return Weight(
+        uss=sum(map(uss_bytes, pids)) / count / MB,
+        page_tables=sum(map(page_table_bytes, pids)) / count / MB,
+        kernel=sum(parts.values()),
+        machine=(before["MemAvailable"] - after["MemAvailable"]) / count / MB,
+        kernel_parts=parts,
+    )
+
+
+def _prepare(platform: Platform, count: int) -> float:
+    """Deploy, and start some instances to see how fast it goes. Returns how long calls must hold, in seconds."""
+    config = {"keep_alive_seconds": 3600, "timeout_seconds": 300, "queue_max": 10_000}
+    platform.put("probe", HOLDING, namespace="default", **(config | {"keep_alive_seconds": 0, "max_instances": PROBE}))
+    for number in range(FUNCTIONS):
+        platform.put(f"holding{number}", HOLDING, namespace="default", **config, max_instances=-(-count // FUNCTIONS))
+    replies, begun_at, errors = _hold(platform, ["probe"] * PROBE, 3.0)
+    if errors:
+        raise RuntimeError(f"{errors} of {PROBE} calls failed\n{platform.log_text()[-2000:]}")
+    seconds = max(_born(replies)) - begun_at
+    nobody = lambda document: not any(one.get("instances") for one in document["functions"] if one["name"] == "probe")  # noqa: E731
+    platform.wait_until("the probe's instances have ended", "/api/v1/statistics", nobody)
+    return min(HOLD_SECONDS_MAX, 2.0 + 2.5 * seconds * count / PROBE)
+
+
+def _fill(platform: Platform, count: int, hold: float) -> Run:
+    names = [f"holding{number % FUNCTIONS}" for number in range(count)]
+    replies, begun_at, errors = _hold(platform, names, hold)
+    instances = len({reply.header("x-dayfly-instance") for reply in replies})
+    times = [born - begun_at for born in _born(replies)]
+    milliseconds = [1000 * seconds for seconds in times]
+    missing = max(0, count - instances - errors)
+    return Run(max(times, default=0.0), quantile(milliseconds, 0.5), quantile(milliseconds, 0.99), errors + missing)
+
+
+def _hold(platform: Platform, names: list[str], seconds: float) -> tuple[list[Reply], float, int]:
+    """A call of each name at once, all holding for so long. Returns the answers, when they were sent, and how many failed."""
+    opened = time.time() + 0.001 * len(names)  # connections are made before the clock runs
+    body = json.dumps({"until": opened + seconds}).encode()
+    headers = {"Authorization": f"Bearer {platform.token}", "Content-Type": "application/json"}
+    raws = [Request("POST", f"/api/v1/functions/{name}/invoke", headers, body).raw("127.0.0.1") for name in names]
+    driven = drive([Arrival(0.0, raw, platform.address) for raw in raws], connections=len(raws), drain_seconds=seconds + 60)
+    replies, errors = split(driven)
+    return replies, driven.begun_at, errors
+
+
+def _born(replies: Iterable[Reply]) -> list[float]:
+    return [float(json.loads(reply.body)["born"]) for reply in replies]
+
+
+def _bare(sizes: list[float]) -> Run:
+    def weigh(pids: list[int]) -> None:
+        sizes.extend((uss_bytes(pid) + page_table_bytes(pid)) / MB for pid in pids)
+
+    run = processes_at_once(PROCESSES, 1000, weigh)
+    return Run(run.value / 1000, run.p50, run.p99, 0, run.cpu_us)
+
+
+def _stop(count: int, number: int, notes: dict[str, str]) -> Run:
+    before = _network_namespaces()
+    with _platform(count) as platform:
+        filled = _fill(platform, count, _prepare(platform, count))
+        process, alive, namespaces = platform.process, len(platform.processes()), _network_namespaces()
+        assert process is not None
+        begun = time.perf_counter()
+        process.terminate()
+        status = process.wait(60)
+        ended = time.perf_counter() - begun
+        left = [*leaks.wait_gone(platform.folder, seconds=GONE_SECONDS_MAX), *leaks.strays()]
+        whole = time.perf_counter() - begun
+        freed, last = _wait_namespaces(begun, before)
+    notes[f"run {number + 1}"] = (
+        f"{alive:,} processes; the supervisor ended after {ended:.2f} s with status {status}, nothing left after {whole:.2f} s; "
+        f"network namespaces in the kernel {before} before, {namespaces} meanwhile, {last} after {freed:.2f} s"
+        f"{'; left: ' if left else ''}{'; '.join(left[:5])}"
+    )
+    return Run(whole, whole * 1000, whole * 1000, filled.errors + len(left) + (status != 0))
+
+
+def _network_namespaces() -> int:
+    """Network namespaces that the kernel still holds, to within a few; -1 where only root may ask."""
+    with suppress(OSError):
+        for line in Path("/proc/slabinfo").read_text().splitlines():
+            if line.startswith("net_namespace "):
+                return int(line.split()[1])
+    return -1
+
+
+def _wait_namespaces(begun: float, before: int) -> tuple[float, int]:
+    """Until they are as few as before. The kernel takes them apart after their processes have ended, and its count is of slabs."""
+    slack = 16 * (os.cpu_count() or 1)
+    while (now := _network_namespaces()) > before + slack and time.perf_counter() - begun < GONE_SECONDS_MAX:
+        time.sleep(0.02)
+    return time.perf_counter() - begun, now
