@@ -48,5 +48,9 @@ class GreedyDual(Generic[K]):
         self.clock = max(self.clock, lowest[0])
         return lowest[1]
 
+    def left(self, key: K) -> None:
+        """All of this item is gone. If it comes back it begins anew, also when its uses are counted from the start again."""
+        self._last.pop(key, None)
+
     def __repr__(self) -> str:
         return f"<GreedyDual clock {self.clock:.3g}, {len(self._last)} items>"

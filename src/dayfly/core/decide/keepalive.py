@@ -31,9 +31,11 @@ SLOT_SECONDS_MIN = 0.01
 IDLE_SECONDS_MIN = 1.0  # a shorter pause is no idle time; so long an instance lingers in any case
 BINS = 250
 BIN_GROWTH = 1.05
+LOG_GROWTH = log(BIN_GROWTH)
 EDGES = tuple(IDLE_SECONDS_MIN * BIN_GROWTH**index for index in range(BINS + 1))
 OBSERVATIONS_MIN = 5
 OBSERVATIONS_MAX = 1000  # then every count is halved
+NEW_PART = 32  # windows are chosen anew when a 32nd of what was seen is new
 HEAD, TAIL = 0.05, 0.99
 MARGIN = 0.10
 SPREAD_MIN = 2.0
@@ -71,7 +73,7 @@ class IdleTimes:
 
     def note(self, seconds: float) -> None:
         """Count one idle time of at least a second."""
-        index = int(log(seconds / IDLE_SECONDS_MIN) / log(BIN_GROWTH))
+        index = int(log(seconds / IDLE_SECONDS_MIN) / LOG_GROWTH)
         if index < BINS:
             self._counts[index] += 1
         else:
@@ -165,66 +167,69 @@ def _windows(ahead: float, until: float) -> Windows:
 
 
 class KeepAlive:
-    """What one pool keeps. Told of its use (`used`, `ended_idle`), asked by the clock (`wanted`, `ahead_due`)."""
+    """What one pool keeps. Told of its use (`ended_idle`, `used`), asked by the clock (`wanted`, `ahead_due`)."""
 
-    __slots__ = ("_ahead_for", "_choose", "_decided", "_fixed_seconds", "_peaks", "seen", "used_at", "worth_per_start_second")
+    __slots__ = (
+        "_ahead_at", "_ahead_for", "_choose", "_crowd_seconds", "_crowd_until", "_fixed_seconds", "_known", "_peaks", "_until",
+        "seen", "used_at", "windows", "worth_per_start_second",
+    )  # fmt: skip
 
     def __init__(self, fixed_seconds: float, seen: IdleTimes, choose: Choice = fixed) -> None:
         self.seen = seen
         self.used_at = NEVER
+        self.windows = Windows(0.0, fixed_seconds)  # what happens after the present or last call
         self.worth_per_start_second = WORTH_PER_START_SECOND
         self._fixed_seconds = fixed_seconds
         self._choose = choose
+        self._known = -1  # how many idle times the windows were chosen by
         self._peaks = Peaks(fixed_seconds)
-        self._decided: tuple[int, Windows] = (-1, Windows(0.0, fixed_seconds))
+        self._crowd_seconds = fixed_seconds * (1 + 1 / SLOTS) + SLOT_SECONDS_MIN
+        self._crowd_until = NEVER  # more than one instance was needed within the fixed window
+        self._ahead_at = self._until = NEVER
         self._ahead_for = NEVER  # the `used_at` for which one instance was already made ahead
 
     def ended_idle(self, now: float, start_seconds: float) -> None:
         """A call came where nothing waited or ran. Decides anew what happens after it."""
         self.seen.ended(now)
-        if self._decided[0] != self.seen.total and self._choose is not fixed:
-            worth = self.worth_per_start_second * start_seconds
-            self._decided = (self.seen.total, self._choose(self.seen, self._fixed_seconds, worth))
+        if self._choose is not fixed and not self._known <= self.seen.total <= self._known + self._known // NEW_PART:
+            self._known = self.seen.total
+            self.windows = self._choose(self.seen, self._fixed_seconds, self.worth_per_start_second * start_seconds)
 
     def used(self, needed: int, now: float) -> None:
         """Demand was worth so many instances at `now`."""
         self.used_at = now
-        self._peaks.note(needed, now)
-
-    @property
-    def windows(self) -> Windows:
-        """What happens after the present or last call."""
-        return self._decided[1]
+        self._ahead_at = now + self.windows.ahead_seconds
+        self._until = self._ahead_at + self.windows.keep_seconds
+        if needed > 1:
+            self._peaks.note(needed, now)
+            self._crowd_until = now + self._crowd_seconds
 
     def wanted(self, now: float) -> int:
         """How many instances shall be there although nobody may need them."""
-        ahead, keep, _ = self.windows
-        idle = now - self.used_at
+        lingers = self._ahead_at > self.used_at and now < self.used_at + IDLE_SECONDS_MIN
+        if not lingers and not self._ahead_at <= now < self._until:
+            return 0
+        if now >= self._crowd_until:
+            return 1
         self._peaks.note(0, now)
-        if idle < IDLE_SECONDS_MIN and ahead > 0:
-            return max(1, self._peaks.highest())
-        return max(1, self._peaks.highest()) if ahead <= idle < ahead + keep else 0
+        return max(1, self._peaks.highest())
 
     def ahead_due(self, now: float) -> bool:
         """True once after each use: the call is expected soon and an instance shall be made ahead of it."""
-        ahead, keep, _ = self.windows
-        if ahead > 0 and self._ahead_for < self.used_at and ahead <= now - self.used_at < ahead + keep:
+        if self._ahead_at > self.used_at and self._ahead_for < self.used_at and self._ahead_at <= now < self._until:
             self._ahead_for = self.used_at
             return True
         return False
 
     def expects(self, now: float) -> bool:
         """Whether an instance is still to be made ahead, so that the pool must not be forgotten."""
-        return self.windows.ahead_seconds > 0 and now - self.used_at < self.windows.ahead_seconds + self.windows.keep_seconds
+        return self._ahead_at > self.used_at and now < self._until
 
     def next_change_at(self, now: float) -> float:
         """When `wanted` may next be different if nothing happens; infinity when it stays 0. For a clock that jumps (the simulator)."""
-        ahead, keep, _ = self.windows
-        edges = [ahead, ahead + keep] + ([IDLE_SECONDS_MIN] if ahead > 0 else [])
-        later = [self.used_at + edge for edge in edges if self.used_at + edge > now]
-        if self._peaks.highest() > 1:
-            later.append(self._peaks.next_slot_at(now))
-        return min(later, default=float("inf"))
+        lingers_until = self.used_at + IDLE_SECONDS_MIN if self._ahead_at > self.used_at else NEVER
+        slot = self._peaks.next_slot_at(now) if now < self._crowd_until else NEVER
+        return min((edge for edge in (lingers_until, self._ahead_at, self._until, slot) if edge > now), default=float("inf"))
 
 
 class Peaks:
@@ -240,9 +245,10 @@ class Peaks:
     def note(self, needed: int, now: float) -> None:
         """So many are needed at `now`; times never go back."""
         slot = int(now / self._slot_seconds)
-        for passed in range(max(self._slot + 1, slot - SLOTS + 1), slot + 1):
-            self._highest[passed % SLOTS] = 0
-        self._slot = slot
+        if slot != self._slot:
+            for passed in range(max(self._slot + 1, slot - SLOTS + 1), slot + 1):
+                self._highest[passed % SLOTS] = 0
+            self._slot = slot
         self._highest[slot % SLOTS] = max(self._highest[slot % SLOTS], needed)
 
     def highest(self) -> int:
