@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import cold, crowd, density, deploy, footprint, heavy, machine, neighbour, report, sustained, warm
+from bench import cold, crowd, density, deploy, footprint, heavy, keepalive, machine, neighbour, report, sustained, warm
 from bench.contenders import baselines_python
 from bench.outcome import Outcome
 
@@ -102,6 +102,13 @@ BENCHMARKS = (
         "MB",
         "≤ 200 MB, ≤ 1 % of a core",
         footprint.idle_platform,
+    ),
+    Benchmark(
+        "keepalive-sim",
+        "cold starts at the 75th percentile of functions, fixed 10 minutes ÷ learned, at equal wasted memory",
+        "×",
+        "≥ 2 ×",
+        keepalive.simulated,
     ),
 )
 

@@ -123,7 +123,7 @@ def command(group: click.Group, name: str = "", *, fields: str = "") -> Callable
 
 def _field_options(kind: str) -> list[click.Option]:
     """One text option per setting, with its description and default in the help."""
-    from dayfly.cli.reference import fields_of
+    from dayfly.cli.reference import FILE_ONLY, fields_of
     from dayfly.core.model.function import FunctionConfig
     from dayfly.core.model.settings import Settings
 
@@ -134,5 +134,5 @@ def _field_options(kind: str) -> list[click.Option]:
             help=field.about.replace("`", "") + (f"  [default: {field.default}]" if field.default != "" else ""),
         )
         for field in fields_of(Settings if kind == "platform" else FunctionConfig)
-        if field.name not in ("env", "secrets")  # -e and --secret say those
+        if field.name not in ("env", "secrets", *FILE_ONLY)  # -e and --secret say those
     ]

@@ -26,12 +26,15 @@ FUNCTION_ABOUT = {
     "secrets": "Names of secrets mounted read-only below /run/secrets (`--secret NAME` on the command line).",
     "concurrency": "Calls at once in one instance; above 1 needs an `async def` handler.",
     "min_instances": "Instances kept ready even when nobody calls.",
+    "provisioned": "Windows with more instances: `cron`, `duration`, `min_instances`, `timezone`; see [functions.md](functions.md).",
     "max_instances": "Instances at most; further calls wait.",
-    "keep_alive_seconds": "How long an idle instance is kept.",
+    "keep_alive": "auto learns from the function's idle times; fixed keeps to keep_alive_seconds, as does giving that alone.",
+    "keep_alive_seconds": "How long an idle instance is kept; with auto, until enough is learned. 0: not at all.",
     "queue_max": "Calls waiting at most; further ones get 429.",
     "egress": "Network of the function: none, or the internet.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
+FILE_ONLY = ("provisioned",)  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
 
@@ -90,7 +93,8 @@ def page() -> str:
     parts += [FUNCTION_HEAD]
     for field in fields_of(FunctionConfig):
         flag = {"env": "-e KEY=VALUE", "secrets": "--secret NAME"}.get(field.name, "--" + field.name.replace("_", "-"))
-        parts += [_section(field, f"`dayfly deploy {flag}` · `{field.name}` in dayfly.toml")]
+        said = f"`{field.name}` in dayfly.toml" if field.name not in FILE_ONLY else f"`[[{field.name}]]` in dayfly.toml"
+        parts += [_section(field, said if field.name in FILE_ONLY else f"`dayfly deploy {flag}` · {said}")]
     return "\n".join(parts)
 
 

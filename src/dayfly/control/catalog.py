@@ -5,10 +5,13 @@ right after its transaction. Listeners (control/link.py) get each change once, i
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
+import msgspec
 import sqlalchemy as sa
 
+from dayfly.control.provisioned import Floors
 from dayfly.control.vault import Vault
 from dayfly.core.model.function import Catalog as Whole
 from dayfly.core.model.function import Function, Token, Version
@@ -27,6 +30,7 @@ class Catalog:
         self.functions: dict[tuple[str, str], Function] = {}
         self.tokens: dict[str, Token] = {}
         self._listeners: dict[Listener, int] = {}  # the revision each has confirmed
+        self._floors = Floors()
         self._late: set[Listener] = set()  # those that confirmed too late the last time
         self._confirmed = asyncio.Event()
 
@@ -35,14 +39,25 @@ class Catalog:
 
     def fill(self, all_functions: list[Function], tokens: list[Token]) -> None:
         """The state at start; nobody listens yet."""
-        self.functions = {(function.namespace, function.name): function for function in all_functions}
+        self.functions = {(function.namespace, function.name): self._floored(function, time.time()) for function in all_functions}
         self.tokens = {token.id: token for token in tokens}
 
     def put(self, function: Function) -> None:
         """A function is new or different."""
+        function = self._floored(function, time.time())
         self.functions[(function.namespace, function.name)] = function
         self.revision += 1
         self._tell(FunctionChanged(self.revision, function))
+
+    def open_windows(self, now: float) -> None:
+        """Publish every function of which a window of provisioned instances began or ended. `now`: epoch seconds."""
+        for function in list(self.functions.values()):
+            if self._floored(function, now) is not function:
+                self.put(function)
+
+    def _floored(self, function: Function, now: float) -> Function:
+        floors = self._floors.of(function.versions, now)
+        return function if floors == function.floors else msgspec.structs.replace(function, floors=floors)
 
     def remove(self, namespace: str, name: str) -> None:
         """A function is gone. Nothing happens when it was not there."""

@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from dayfly.control import build, bundle
+from dayfly.control import build, bundle, provisioned
 from dayfly.control.catalog import Catalog, load_function, open_secrets
 from dayfly.control.events import Deployed, Event, Output, Stage, failed
 from dayfly.control.folders import CODE, LAYER, Folders, Key
@@ -133,6 +133,7 @@ class Deployer:
                 runtimes=tuple(facts.runtimes), default_runtime=order.default_runtime, secrets=secrets, files=unpacked.files
             )
             config = checked_config(table, order.overrides, around)
+            provisioned.check(config, time.time())
             await self._check_secret_size(order.namespace, config)
             text = await asyncio.to_thread(build.read_requirements, unpacked.folder)
             layer = await asyncio.to_thread(build.digest_of, text, config.runtime)

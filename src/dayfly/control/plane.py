@@ -32,6 +32,7 @@ from dayfly.store import access
 from dayfly.store.migrate import installation_id, open_database
 
 SWEEP_SECONDS = 60.0
+FLOORS_SECONDS = 1.0  # how late a window of provisioned instances may begin or end
 DEPLOYS_MAX = 8  # at once; each may hold a bundle and a build
 EVENTS_MAX = 10_000  # not yet read by the client; beyond it installer output is left out
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 (a file's name)
@@ -87,6 +88,7 @@ class Control:
             asyncio.create_task(self.logs.run()),
             asyncio.create_task(self._forever(FLUSH_SECONDS, self.usage.flush)),
             asyncio.create_task(self._forever(SWEEP_SECONDS, self._tidy)),
+            asyncio.create_task(self._forever(FLOORS_SECONDS, self._open_windows)),
         ]
 
     async def close(self) -> None:
@@ -138,6 +140,10 @@ class Control:
         now = time.time()
         await self.logs.forget(now - self.settings.log_retention_days * 86_400, self.settings.log_records_max)
         await self.folders.sweep(now)
+
+    async def _open_windows(self) -> None:
+        """provisioned instances: windows that begin or end."""
+        self.catalog.open_windows(time.time())
 
     async def _forever(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
         """Do `work` again and again; a full disk is said and survived."""

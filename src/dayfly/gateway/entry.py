@@ -6,7 +6,10 @@ Made and changed by gateway/fleet.py and gateway/starter.py only.
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from dayfly.core.decide.effects import PoolLimits
+from dayfly.core.decide.evict import Item
 from dayfly.core.decide.pool import Pool
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
@@ -40,9 +43,11 @@ class Entry:
                 max_instances=config.max_instances,
                 queue_max=config.queue_max,
                 keep_alive_seconds=config.keep_alive_seconds,
+                keep_alive_learns=config.keep_alive == "auto",
                 starts_max=settings.starts_per_version_max,
                 prefetch_max=settings.prefetch_max,
-            )
+            ),
+            ledger.idle_times,
         )
         self.socket = VersionSocket()
         self.channels: dict[str, Channel] = {}
@@ -63,13 +68,12 @@ class Entry:
         }
 
     def serves(self, function: Function, version: Version) -> bool:
-        """Whether this entry is the one for `version` as `function` has it now: same version, same secrets, same floor."""
+        """Whether this entry is the one for `version` as `function` has it now: same version, same secrets. It takes over the floor."""
         if self.function is not function:
             if self.version != version or self.secrets != secrets_of(function, version):
                 return False
-            if self.pool.limits.min_instances != min_instances_of(function, version):
-                return False
             self.function = function
+            self.pool.limits = msgspec.structs.replace(self.pool.limits, min_instances=min_instances_of(function, version))
         return True
 
     def check_deadlines(self, now: float) -> None:
@@ -97,6 +101,12 @@ class Entry:
         accounted.update(self.socket.untaken())
         return [seq for seq in self.pool.offered if seq not in accounted]
 
+    def evictable(self) -> Item["Entry"]:
+        """What an idle instance of this version is worth when room is needed."""
+        pool = self.pool
+        may_leave = pool.idle() > 0 and pool.ready > pool.limits.min_instances and not pool.closed
+        return Item(self, pool.submitted_count, pool.start_seconds, self.memory_mb * 1024 * 1024, may_leave)
+
     def gauge(self) -> None:
         """Add this entry's present state to its function's gauges."""
         numbers = self.ledger.numbers
@@ -111,5 +121,7 @@ def secrets_of(function: Function, version: Version) -> dict[str, bytes]:
 
 
 def min_instances_of(function: Function, version: Version) -> int:
-    """Only what an alias names is kept warm."""
-    return version.config.min_instances if version.number in function.named else 0
+    """Only what an alias names is kept warm: as its settings say, or more in a window of `provisioned`."""
+    if version.number not in function.named:
+        return 0
+    return max(version.config.min_instances, function.floors.get(version.number, 0))

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, Retire, Start
-from dayfly.core.decide.evict import longest_idle
+from dayfly.core.decide.evict import GreedyDual
 from dayfly.core.model.call import Call
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
@@ -23,7 +23,7 @@ from dayfly.core.ports import Provider
 from dayfly.core.wire.node import Accepted, Exited
 from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.deaths import death_text, error_of, init_error, init_timed_out, start_death
-from dayfly.gateway.entry import Entry, Provers
+from dayfly.gateway.entry import Entry, Provers, min_instances_of
 from dayfly.gateway.ledger import FunctionLedger, Ledger
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
@@ -59,6 +59,7 @@ class Fleet:
         self._pending: deque[Entry] = deque()  # starts waiting for a machine-wide slot, one item each
         self._starting = self._seq = 0
         self._keep_at = 0.0
+        self._eviction = GreedyDual[Entry]()
         self.stopping = False
         provider.on_accepted, provider.on_exited = self._on_accepted, self._on_exited
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
@@ -119,11 +120,12 @@ class Fleet:
             self._drain(entry)
 
     def warm(self, function: Function) -> None:
-        """Bring up min_instances of every version an alias names."""
+        """Bring up min_instances (or what a window of `provisioned` asks for) of every version an alias names."""
         for version in function.versions:
-            if version.config.min_instances and version.number in function.named:
+            floor = min_instances_of(function, version)
+            if floor or version.key in self._entries:  # those that are here may have to hear of a floor that fell
                 entry = self.entry(function, version)
-                entry.pool.ensure(version.config.min_instances, time.monotonic())
+                entry.pool.ensure(floor, time.monotonic())
                 self._carry_out(entry)
 
     def prove(self, function: Function, version: Version, prover: Provers) -> None:
@@ -227,13 +229,15 @@ class Fleet:
 
     def _make_room(self) -> bool:
         """At the machine's cap: ask an idle instance to leave. False when all are busy and none is leaving."""
-        entries = [*self._entries.values(), *self._leaving]
-        pool = longest_idle(entry.pool for entry in entries)
-        if pool is None:
-            return any(entry.pool.leaving for entry in entries)
-        pool.release(1)
-        self._carry_out(next(entry for entry in entries if entry.pool is pool))
-        return True
+        return self.release_one() or any(entry.pool.leaving for entry in [*self._entries.values(), *self._leaving])
+
+    def release_one(self) -> bool:
+        """Ask the idle instance to leave that is least worth its room. False when none may."""
+        chosen = self._eviction.choose(e.evictable() for e in [*self._entries.values(), *self._leaving] if e.pool.ready)
+        if chosen is not None:
+            chosen.pool.release(1)
+            self._carry_out(chosen)
+        return chosen is not None
 
     def _refuse_pending(self, code: str) -> None:
         entries, self._pending = self._pending, deque()

@@ -6,6 +6,7 @@ Written for every call, so it is arithmetic on lists and ints and nothing else. 
 
 from collections import deque
 
+from dayfly.core.decide.keepalive import IdleTimes
 from dayfly.core.decide.meter import BUCKETS, bucket
 from dayfly.core.model.records import FunctionStatistics, LogRecord, UsageRecord
 from dayfly.core.model.settings import Settings
@@ -16,10 +17,11 @@ PHASES = ("queue", "start", "init", "exec", "total")
 class FunctionLedger:
     """One function's running numbers and its allowance of log bytes."""
 
-    __slots__ = ("_log_allowance", "_log_at", "_log_rate", "log_dropped", "numbers", "phases", "sums")
+    __slots__ = ("_log_allowance", "_log_at", "_log_rate", "idle_times", "log_dropped", "numbers", "phases", "sums")
 
     def __init__(self, namespace: str, function: str, log_bytes_per_second: int) -> None:
         self.numbers = FunctionStatistics(namespace=namespace, function=function)
+        self.idle_times = IdleTimes()  # here, because pools come and go
         self.phases: dict[str, list[int]] = {phase: [0] * BUCKETS for phase in PHASES}
         self.sums: dict[str, int] = dict.fromkeys(PHASES, 0)
         self.numbers.histograms = self.phases

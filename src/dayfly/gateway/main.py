@@ -24,6 +24,7 @@ from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.link import Link
+from dayfly.gateway.memory import MemoryWatch
 from dayfly.gateway.server import Site
 from dayfly.provider.local import LocalProvider
 
@@ -66,7 +67,8 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
     link = Link(layout.link_socket, name, (catalog, fleet, ledger, site))
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(provider.run()), group.create_task(link.run()), group.create_task(_tick(fleet, link, site))]
+        clock = _tick(fleet, link, site, MemoryWatch(fleet, settings.memory_available_bytes_min))
+        tasks = [group.create_task(work) for work in (provider.run(), link.run(), clock)]
         try:
             # Serving before the first snapshot would answer 404 for functions that exist; without control, serve anyway and say 503.
             await asyncio.wait_for(link.ready.wait(), SNAPSHOT_WAIT_SECONDS)
@@ -87,11 +89,12 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
             task.cancel()
 
 
-async def _tick(fleet: Fleet, link: Link, site: Site) -> None:
+async def _tick(fleet: Fleet, link: Link, site: Site, memory: MemoryWatch) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
         fleet.tick(link.known)
+        memory.tick(time.monotonic())
         site.tick()
 
 

@@ -15,6 +15,7 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_instances: int = 100
     queue_max: int = 1000
     keep_alive_seconds: float = 60.0
+    keep_alive_learns: bool = False  # else the window is what it says, whatever was seen
     starts_max: int = 8
     prefetch_max: int = 16
 

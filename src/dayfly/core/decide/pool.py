@@ -16,8 +16,7 @@ is expected to wait `demand × mean ÷ slots`. Once that is longer than a start 
 than there are calls, within the caps; when answers stop coming, one more. A first burst, of whose run time nothing is known, gets one
 instance a call up to the cap.
 
-When to let go: the most instances that demand was worth within the last `keep_alive_seconds` (eight slots of a ring) is what the pool
-keeps.
+When to let go, and when to start one ahead of a call: core/decide/keepalive.py.
 
 Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py and the seeded world hold it to that.
 """
@@ -27,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from math import ceil
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
-from dayfly.core.decide.keepalive import Peaks
+from dayfly.core.decide.keepalive import IDLE_SECONDS_MIN, IdleTimes, KeepAlive, fixed, priced
 from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, READY, STARTING, WAITING, Call, Instance, step
 
 CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
@@ -42,7 +41,8 @@ SMOOTHING = 0.2  # weight of the newest observation in moving means
 class Pool:
     """The decisions of one version's pool. `repr` tells the story."""
 
-    def __init__(self, limits: PoolLimits) -> None:
+    def __init__(self, limits: PoolLimits, seen: IdleTimes | None = None) -> None:
+        """`seen`: the function's idle times, if they shall outlive this pool."""
         self.limits = limits
         self.waiting: deque[Call] = deque()
         self.offered: dict[int, Call] = {}  # by seq, in the order of offering
@@ -61,7 +61,7 @@ class Pool:
         self._blocked = False  # the socket was full: wait for an answer before offering again
         self._room = 0  # how many calls may be offered at once; follows instances and mean
         self._last_finish_at = self._look_again_at = 0.0
-        self._peaks = Peaks(limits.keep_alive_seconds)
+        self.keep = KeepAlive(limits.keep_alive_seconds, seen or IdleTimes(), priced if limits.keep_alive_learns else fixed)
         self._stalled_at = float("-inf")
         self._effects: list[Effect] = []
 
@@ -69,6 +69,8 @@ class Pool:
         """A call wants in. Offered at once when there is room, else it waits, else it is refused (queue_full)."""
         self.submitted_count += 1
         self.last_demand_at = now
+        if now - self._last_finish_at >= IDLE_SECONDS_MIN and not self.offered and not self.waiting:
+            self.keep.ended_idle(now, self.start_seconds)
         if not self.waiting and len(self.offered) < self._room and not self._blocked:
             self._offer(call)
             if now >= self._look_again_at and len(self.offered) > self._free_slots():
@@ -222,6 +224,8 @@ class Pool:
             self._start_if_worth_it(now)
         if not self.draining and self.limits.min_instances:
             self.ensure(self.limits.min_instances, now)
+        if self.keep.ahead_due(now) and not self.draining and self.ready - self._leaving + self.busy_starting == 0:
+            self._ask(1)
         self._let_go(now)
 
     def drain(self, now: float) -> None:
@@ -257,7 +261,7 @@ class Pool:
     def dormant(self, now: float, seconds: float) -> bool:
         """Nothing here, nothing coming, and no call for so long."""
         empty = not (self.instances or self.waiting or self.offered or self._start_asked)
-        return empty and now - self.last_demand_at > seconds and not self.closed
+        return empty and now - self.last_demand_at > seconds and not self.closed and not self.keep.expects(now)
 
     def idle(self) -> int:
         """Instances that could be asked to leave without anybody waiting."""
@@ -342,10 +346,12 @@ class Pool:
         self._effects.append(Start(count))
 
     def _remember_demand(self, now: float) -> None:
-        needed = self._needed(len(self.waiting) + len(self.offered))
-        if now - self.last_demand_at < self.limits.keep_alive_seconds:
-            needed = max(needed, 1)
-        self._peaks.note(needed, now)
+        demand = len(self.waiting) + len(self.offered)
+        if demand:
+            self.keep.used(self._needed(demand), now)
+            self.keep.seen.idle_since = now
+        elif self.last_demand_at > self.keep.used_at:
+            self.keep.used(1, self.last_demand_at)
 
     def _let_go(self, now: float) -> None:
         if self.draining:
@@ -356,7 +362,7 @@ class Pool:
         if self.limits.keep_alive_seconds <= 0:
             keep = ceil((len(self.waiting) + len(self.offered)) / self.limits.concurrency)
         else:
-            keep = self._peaks.highest()
+            keep = self.keep.wanted(now)
         keep = max(keep, self.limits.min_instances)
         self._retire(self.ready - self._leaving - keep)
 

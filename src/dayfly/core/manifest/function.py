@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from dayfly.core.manifest.provisioned import checked_windows
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import FunctionConfig
 from dayfly.core.model.names import ENV_NAME, HANDLER, SECRET_NAME
@@ -36,7 +37,12 @@ NUMBERS: dict[str, tuple[type, float, float, str]] = {
     "keep_alive_seconds": (float, 0, 86_400, "seconds"),
     "queue_max": (int, 0, 100_000, "waiting calls"),
 }
-CHOICES: dict[str, tuple[str, ...]] = {"egress": ("none", "internet"), "auth": ("token", "none"), "snapshot": ("auto", "off")}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "egress": ("none", "internet"),
+    "auth": ("token", "none"),
+    "keep_alive": ("auto", "fixed"),
+    "snapshot": ("auto", "off"),
+}
 KEYS = tuple(field.name for field in msgspec.structs.fields(FunctionConfig))
 
 # Folders: the first of these that is there decides; a folder with one Python file may name it as it likes.
@@ -66,6 +72,9 @@ def checked_config(table: Mapping[str, object], overrides: Mapping[str, object],
     _check_words(values, problems)
     _check_env(values.get("env", {}), problems)
     _check_secrets(values.get("secrets", ()), around.secrets, problems)
+    values["provisioned"] = checked_windows(values.get("provisioned", ()), problems)
+    if "keep_alive_seconds" in values:
+        values.setdefault("keep_alive", "fixed")  # an explicit number is a promise
     _check_runtime(values.setdefault("runtime", around.default_runtime), around, problems)
     if "handler" not in values and not problems:
         values["handler"] = default_handler(around.files)
@@ -176,6 +185,11 @@ def _check_together(values: dict[str, object], problems: list[str]) -> None:
     config = msgspec.convert(values, FunctionConfig)
     if config.min_instances > config.max_instances:
         problems.append(f"min_instances = {config.min_instances}: must not be above max_instances = {config.max_instances}.")
+    for window in config.provisioned:
+        if window.min_instances > config.max_instances:
+            problems.append(
+                f"provisioned: min_instances = {window.min_instances} must not be above max_instances = {config.max_instances}."
+            )
 
 
 def _encodable(text: str) -> bool:

@@ -11,6 +11,16 @@ import msgspec
 Egress = Literal["none", "internet"]
 Auth = Literal["token", "none"]
 Snapshot = Literal["auto", "off"]
+KeepAlive = Literal["auto", "fixed"]
+
+
+class Provisioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A window in which more instances are kept ready: from each time `cron` says, in `timezone`, for `duration_seconds`."""
+
+    cron: str  # minute hour day month weekday
+    duration_seconds: float
+    min_instances: int
+    timezone: str = "UTC"
 
 
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,7 +36,9 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     secrets: tuple[str, ...] = ()
     concurrency: int = 1  # calls at once in one instance; above 1 needs an async handler
     min_instances: int = 0
+    provisioned: tuple[Provisioned, ...] = ()
     max_instances: int = 100
+    keep_alive: KeepAlive = "auto"  # "fixed" when keep_alive_seconds was given and this was not: an explicit number is a promise
     keep_alive_seconds: float = 60.0
     queue_max: int = 1000
     egress: Egress = "none"
@@ -62,7 +74,8 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     """What the catalog streams to gateways for one function: all it takes to route and start it.
 
     `versions` holds every kept version (any can be called by its number), then the one being proved. `secrets` holds the *values* this
-    function's versions asked for; it never leaves the machine's memory and is never logged (`repr` hides it).
+    function's versions asked for; it never leaves the machine's memory and is never logged (`repr` hides it). `floors` holds, by version
+    number, what windows of `provisioned` ask for now; control changes it when a window begins or ends.
     """
 
     namespace: str
@@ -70,6 +83,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[Alias, ...]
     versions: tuple[Version, ...]
     secrets: dict[str, bytes] = {}
+    floors: dict[int, int] = {}
 
     @property
     def named(self) -> frozenset[int]:

@@ -51,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     starts_per_version_max: Annotated[int, _about("Instances of one version being started at once.", ge=1)] = 8
     prepared_max: Annotated[int, _about("Sandboxes that stand ready for each namespace and interpreter; 0 forks on demand.", ge=0, le=64)] = 4
     instances_max: Annotated[int, _about("Instances on this machine.", ge=1)] = 1000
+    memory_available_bytes_min: Annotated[
+        int, _about("Available memory of the machine (or container) below which idle instances leave; 0 turns this off.", ge=0)
+    ] = 256 * 1024 * 1024
     init_timeout_seconds: Annotated[float, _about("Time for a function's module to import.", gt=0)] = 10.0
     prefetch_max: Annotated[int, _about("Calls waiting in one version's socket, per free slot, when calls are very short.", ge=1)] = 16
 
