@@ -29,7 +29,7 @@ FUNCTION_ABOUT = {
     "max_instances": "Instances at most; further calls wait.",
     "keep_alive_seconds": "How long an idle instance is kept.",
     "queue_max": "Calls waiting at most; further ones get 429.",
-    "egress": "Network of the function: none, or the internet.",
+    "egress": "Network of the function: `none`, `internet`, `all` (private networks, too, if `egress_max` lets it), or a list of hosts.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
@@ -66,6 +66,9 @@ def _field(field: Any) -> Field:
         default = "" if field.default in ("", ()) else str(field.default)
     if field.name in EMPTY_MEANS:
         default = ""
+    if isinstance(inner, shapes.UnionType):
+        words = [str(value) for part in inner.types if isinstance(part, shapes.LiteralType) for value in part.values]
+        return Field(field.name, "|".join([*words, "list"]), default, "", about)
     if isinstance(inner, shapes.LiteralType):
         return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
     kind = KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list")

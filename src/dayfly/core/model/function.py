@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-Egress = Literal["none", "internet"]
+Egress = Literal["none", "internet", "all"]
 Auth = Literal["token", "none"]
 Snapshot = Literal["auto", "off"]
 
@@ -29,7 +29,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_instances: int = 100
     keep_alive_seconds: float = 60.0
     queue_max: int = 1000
-    egress: Egress = "none"
+    egress: Egress | tuple[str, ...] = "none"  # or a list of hosts (core/model/egress.py)
     auth: Auth = "token"
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
 
