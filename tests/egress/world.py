@@ -2,6 +2,7 @@
 
 import contextlib
 import encodings.idna  # noqa: F401  # getaddrinfo needs it, and the instance's user may not read the interpreter's folder
+import errno
 import itertools
 import json
 import os
@@ -270,4 +271,6 @@ def attempt(host: str, port: int = 80, command: bytes = b"WHO\n") -> str:
                 answer += data
             return answer.decode()
     except OSError as error:
+        if error.errno == errno.ENOTCONN:  # the reset came between sending and shutting down
+            return ConnectionResetError.__name__
         return type(error).__name__
