@@ -148,7 +148,7 @@ def test_a_stream_that_ends_early_is_no_success(cli, api, tmp_path):
     assert cli("deploy", str(tmp_path / "hello.py")).code == 5
 
 
-@pytest.mark.parametrize("words", [["--memory-mb", "big"], ["--egress", "all"], ["-e", "novalue"], ["--bogus"]])
+@pytest.mark.parametrize("words", [["--memory-mb", "big"], ["--egress", "some"], ["-e", "novalue"], ["--bogus"]])
 def test_a_wrong_flag_is_2_and_nothing_is_sent(cli, api, tmp_path, words):
     (tmp_path / "hello.py").write_text("")
     assert cli("deploy", str(tmp_path / "hello.py"), *words).code == 2

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly.core.decide.egress import REASONS, plain, refusal
+from dayfly.core.decide.egress import PIN_SECONDS_MAX, PIN_SECONDS_MIN, PINS_MAX, REASONS, Pins, plain, refusal
+from dayfly.core.model.egress import Policy, Reach, parsed, parsed_ranges, policy
 
 # Public by IANA's registries, refused by us: protocol anycast, relays, and IPv6 forms that carry an IPv4 address.
 BEYOND = [
@@ -106,3 +107,97 @@ def test_own_addresses_and_impossible_ports_are_never_allowed(address: IPv4Addre
     assert reason is None or reason in REASONS
     if own or not 0 < port < 65536:
         assert reason is not None
+
+
+ADMINISTRATORS = st.builds(
+    Reach,
+    private=st.booleans(),
+    allowed=st.sampled_from(["", "0.0.0.0/0, ::/0", "10.0.0.0/8", "169.254.169.254:80", "127.0.0.1, 224.0.0.0/4, ::1"]).map(parsed_ranges),
+    denied=st.sampled_from(["", "10.0.0.0/8", "0.0.0.0/0, ::/0", "8.8.8.8"]).map(parsed_ranges),
+)
+POLICIES = st.builds(policy, st.sampled_from(["internet", "all", "list"]), st.just(("a.test", "10.1.2.3", "8.8.8.8:443")), ADMINISTRATORS)
+ADDRESSES = st.ip_addresses() | st.sampled_from(["10.1.2.3", "8.8.8.8", "169.254.169.254", "127.0.0.1", "100.64.0.1"]).map(ip_address)
+
+
+@given(ADDRESSES, ports, st.booleans(), POLICIES, st.booleans())
+def test_no_policy_opens_what_must_stay_shut(address: IPv4Address | IPv6Address, port: int, own: bool, chosen: Policy, named: bool) -> None:
+    """Loopback, multicast and what is denied: never. Whatever a policy opens beyond "internet" is allowed by name or private."""
+    reason = refusal(address, port, own, chosen, named=named)
+    usual = refusal(address, port, own)
+    assert reason is None or reason in REASONS
+    judged = plain(address)
+    if judged.is_loopback or judged.is_multicast or any(rule.admits(judged, port) for rule in chosen.reach.denied):
+        assert reason is not None
+    if reason is None and usual is not None:
+        permitted = any(rule.admits(judged, port) for rule in chosen.reach.allowed)
+        assert permitted or (chosen.private and usual in ("private", "carrier"))
+    if reason is None and chosen.rules is not None:
+        assert named or any(rule.admits(judged, port) for rule in chosen.rules)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "address", "port", "own", "reason"),
+    [
+        ("10.0.0.0/8", "10.1.2.3", 80, False, None),
+        ("10.0.0.0/8:443", "10.1.2.3", 80, False, "private"),
+        ("10.0.0.0/7", "10.1.2.3", 80, False, "private"),  # half of it is not private: that was no decision about private networks
+        ("0.0.0.0/0", "10.1.2.3", 80, False, "private"),
+        ("10.0.0.0/8", "10.1.2.3", 80, True, "own"),
+        ("10.1.2.3", "10.1.2.3", 80, True, None),
+        ("10.1.2.3:80", "10.1.2.3", 8080, True, "own"),
+        ("1.2.3.4", "1.2.3.4", 80, True, None),
+        ("127.0.0.1", "127.0.0.1", 80, True, "loopback"),
+        ("169.254.0.0/16", "169.254.169.254", 80, False, None),
+        ("64:ff9b::/96", "64:ff9b::808:808", 80, False, None),
+        ("fd00::/8", "fd00:ec2::254", 80, False, None),
+    ],
+)
+def test_what_the_administrator_allows(allowed: str, address: str, port: int, own: bool, reason: str | None) -> None:
+    """A range opens the special network that it lies in; an own address must be named alone; loopback never opens."""
+    assert refusal(ip_address(address), port, own, Policy(Reach(allowed=parsed_ranges(allowed)))) == reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "admits"),
+    [
+        ("api.example.com", "api.example.com", True),
+        ("api.example.com", "x.api.example.com", False),
+        ("*.example.org", "a.b.example.org", True),
+        ("*.example.org", "example.org", False),
+        ("*.example.org", "evilexample.org", False),
+        ("db", "db", True),
+        ("10.0.0.0/8", "10.0.0.0", False),
+    ],
+)
+def test_names_of_a_rule(rule: str, name: str, admits: bool) -> None:
+    assert parsed(rule).names(name) is admits
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "*", "*.org", "*.*.example.org", "a..b", "-a.test", "a-.test", "A.test", "a.test:0", "a.test:65536", "a.test:http", "a.test:",
+     "10.0.0.1/8", "10.0.0.256", "1.2.3", "example.1", "[::1", "[a.test]:80x", "http://a.test", "a.test/x", "a" * 64 + ".test", "a_b.test.",
+     "*example.org"],
+)  # fmt: skip
+def test_what_is_no_rule_is_refused(text: str) -> None:
+    """Typing errors must not become rules that mean something else."""
+    with pytest.raises(ValueError):
+        parsed(text)
+    with pytest.raises(ValueError):
+        parsed_ranges("a.test")
+
+
+def test_pins_hold_for_their_time_and_port_and_are_bounded() -> None:
+    """At least a minute, at most an hour; the longest of several answers; oldest out first."""
+    pins, first = Pins(), ip_address("1.2.3.4")
+    pins.note(first, frozenset((443,)), 0, 100.0)
+    pins.note(ip_address("::ffff:5.6.7.8"), frozenset((0,)), 1e9, 100.0)
+    assert pins.admits(first, 443, 100.0 + PIN_SECONDS_MIN - 1)
+    assert not pins.admits(first, 443, 100.0 + PIN_SECONDS_MIN)
+    assert not pins.admits(first, 80, 100.0)
+    assert pins.admits(ip_address("5.6.7.8"), 9, 99.0 + PIN_SECONDS_MAX)
+    assert not pins.admits(ip_address("5.6.7.8"), 9, 101.0 + PIN_SECONDS_MAX)
+    for number in range(PINS_MAX):
+        pins.note(ip_address(number), frozenset((0,)), 60, 100.0)
+    assert not pins.admits(first, 443, 100.0)
+    assert pins.admits(ip_address(PINS_MAX - 1), 1, 100.0)

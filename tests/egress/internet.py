@@ -9,7 +9,11 @@ import contextlib
 import struct
 import sys
 
-NAMES = {b"\x07example\x04test\x00": "93.184.216.34", b"\x04evil\x04test\x00": "10.1.2.3", b"\x03big\x04test\x00": "93.184.216.34"}
+EXAMPLE, ALIAS, COUNTED = b"\x07example\x04test\x00", b"\x05alias\x04test\x00", b"\x07counted\x04test\x00"
+NAMES = {EXAMPLE: "93.184.216.34", b"\x04evil\x04test\x00": "10.1.2.3", b"\x03big\x04test\x00": "93.184.216.34"}
+NAMES |= {b"\x01a\x04wild\x04test\x00": "93.184.216.34"}
+SECRET = b"\x06secret\x04test\x00"  # whoever is asked for names below it is told something; `counted.test` says how often that was
+told = [0]
 SILENT = b"\x06silent\x04test\x00"
 
 
@@ -57,7 +61,12 @@ def answer(query: bytes, over_tcp: bool) -> bytes | None:
     question = query[12 : end + 4]
     if name == SILENT:
         return None
-    address = NAMES.get(name)
+    told[0] += name.endswith(SECRET)
+    address = f"9.9.9.{told[0]}" if name == COUNTED else NAMES.get(name)
+    if name == ALIAS and kind == b"\0\1":
+        alias = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0" + bytes([len(EXAMPLE)]) + EXAMPLE
+        rest = EXAMPLE + b"\0\1\0\1\0\0\0\x3c\0\4" + bytes([93, 184, 216, 34])
+        return query[:2] + b"\x81\x80\0\1\0\2\0\0\0\0" + question + alias + rest
     if name.startswith(b"\x03big") and not over_tcp:
         return query[:2] + b"\x83\x80\0\1\0\0\0\0\0\0" + question  # truncated: ask again by TCP
     if address is None:

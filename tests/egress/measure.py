@@ -71,7 +71,7 @@ class OnMachine(Instance):
 def starts(platform: Platform) -> None:
     """take() with one waiting and with none."""
     for egress in ("none", "internet"):
-        hits, misses = [], []
+        hits, misses, admitted = [], [], []
         for _ in range(ROUNDS):
             platform.deliver()
             for durations, waiting in ((hits, True), (misses, False)):
@@ -83,10 +83,14 @@ def starts(platform: Platform) -> None:
                     began = time.perf_counter()
                     descriptor = platform.pool.take(egress)
                     durations.append((time.perf_counter() - began) * 1000)
+                    began = time.perf_counter()
+                    platform.pool.admit(platform.pool.key(descriptor), egress)
+                    admitted.append((time.perf_counter() - began) * 1000)
                 platform.pool.release(platform.pool.key(descriptor))
                 os.close(descriptor)
         show(f"take({egress!r}), one waiting", sorted(hits))
         show(f"take({egress!r}), none waiting", sorted(misses))
+        show(f"admit({egress!r})", sorted(admitted))
 
 
 def _live(platform: Platform, namespace: Any) -> int:

@@ -12,6 +12,7 @@ from dayfly.core.wire import egress as wire
 from dayfly.node.egress_dns import failure, is_query, name_servers
 from tests.egress.world import MACHINE, PUBLIC, Instance, Platform, attempt, wait_until
 
+OPENING = wire.request(wire.OPEN_STEERED, 1, "internet")
 QUERY = struct.pack("!HHHHHH", 7, 0x0120, 1, 0, 0, 1) + b"\x07example\x04test\0\0\1\0\1" + b"\0\0\x29\x10\0\0\0\0\0\0\0"
 
 
@@ -48,15 +49,18 @@ def test_another_user_cannot_reach_the_door(platform: Platform) -> None:
         (b"x", ()),
         (b"\xff" * 16, ()),
         (bytes(64), ()),
-        (wire.request(wire.OPEN_STEERED, 1), ()),
-        (wire.request(wire.OPEN_STEERED, 1), ("listener",)),
-        (wire.request(wire.OPEN_STEERED, 1), ("listener", "listener")),
-        (wire.request(wire.OPEN_STEERED, 1), ("udp", "udp")),
-        (wire.request(wire.OPEN_STEERED, 1), ("listener", "udp", "udp")),
-        (wire.request(wire.OPEN_STEERED, 1), ("file", "file")),
-        (wire.request(wire.OPEN_PROXY, 1), ("tcp",)),
-        (wire.request(wire.OPEN_PROXY, 1), ("unix",)),
+        (OPENING, ()),
+        (OPENING, ("listener",)),
+        (OPENING, ("listener", "listener")),
+        (OPENING, ("udp", "udp")),
+        (OPENING, ("listener", "udp", "udp")),
+        (OPENING, ("file", "file")),
+        (wire.request(wire.OPEN_PROXY, 1, "internet"), ("tcp",)),
+        (wire.request(wire.OPEN_PROXY, 1, "internet"), ("unix",)),
         (wire.request(wire.CLOSE, 1), ("listener",)),
+        (wire.request(wire.OPEN_STEERED, 1), ("listener", "udp")),
+        (wire.request(wire.OPEN_STEERED, 1, "everything"), ("listener", "udp")),
+        (wire.request(wire.OPEN_STEERED, 1, "all", ("10.0.0.0/8",)), ("listener", "udp")),
     ],
 )
 def test_a_wrong_packet_ends_that_connection_and_leaks_nothing(platform: Platform, packet: bytes, kinds: tuple[str, ...]) -> None:
@@ -118,10 +122,23 @@ def test_without_a_broker_instances_start_all_the_same(platform: Platform) -> No
 
 def test_packets_survive_the_way_and_rubbish_does_not() -> None:
     """Requests and reports are read back as sent; other lengths and kinds raise ValueError."""
-    assert wire.parsed_request(wire.request(wire.CLOSE, 2**40)) == (wire.CLOSE, 2**40)
+    assert wire.parsed_request(wire.request(wire.CLOSE, 2**40)) == (wire.CLOSE, 2**40, "", ())
+    rules = ("api.example.com", "[2001:db8::/32]:443")
+    assert wire.parsed_request(wire.request(wire.OPEN_PROXY, 5, "list", rules)) == (wire.OPEN_PROXY, 5, "list", rules)
     report = wire.Traffic(1, 2, 3, 4, 5)
     assert wire.parsed_traffic(wire.traffic(report)) == report
-    for rubbish in (b"", b"x", bytes(16), bytes(17), bytes(40)[:39]):
+    opening = wire.request(wire.OPEN_PROXY, 5)
+    for rubbish in (
+        b"",
+        b"x",
+        bytes(16),
+        bytes(17),
+        bytes(40)[:39],
+        opening,
+        opening + b"none",
+        opening + b"list\n\xff",
+        opening + b"all\nx",
+    ):
         with pytest.raises(ValueError):
             wire.parsed_request(rubbish)
     for rubbish in (b"", bytes(16), bytes(41)):

@@ -80,6 +80,7 @@ def main(socket_path: str) -> None:
     while pool.refill():
         pass
     descriptor = pool.take("internet")
+    pool.admit(pool.key(descriptor), "internet")
     instance = RootlessInstance(descriptor)
     os.environ.update(pool.proxy_environment())
     for url in ("http://example.test/path?x=1", "http://evil.test/", "http://nowhere.test/", "http://10.1.2.3/", "http://127.0.0.1:1/"):

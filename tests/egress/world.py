@@ -2,6 +2,7 @@
 
 import contextlib
 import encodings.idna  # noqa: F401  # getaddrinfo needs it, and the instance's user may not read the interpreter's folder
+import errno
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from dayfly.sandbox import network, syscalls
 
 HERE = Path(__file__).parent
 PUBLIC, PUBLIC6 = "93.184.216.34", "2606:2800:220:1::34"
+OTHER = "93.184.216.35"  # public, too; no name leads there
 MACHINE, MACHINE6 = "93.184.215.2", "2600:9000::2"
 FORBIDDEN = [
     "169.254.169.254", "10.1.2.3", "10.99.0.53", "192.168.7.7", "172.16.5.5", "100.64.9.9", "198.51.100.7", "203.0.113.7",
@@ -86,7 +88,7 @@ class World:
         run_ip("-n", self.machine, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", self.internet)
         self._address(self.machine, "wire", f"{MACHINE}/24", f"{MACHINE6}/64")
         self._address(self.internet, "wire", "93.184.215.1/24", "2600:9000::1/64")
-        self._address(self.internet, "lo", f"{PUBLIC}/32", f"{PUBLIC6}/128")
+        self._address(self.internet, "lo", f"{PUBLIC}/32", f"{OTHER}/32", f"{PUBLIC6}/128")
         for address in FORBIDDEN:
             if not address.startswith("240."):
                 self._address(self.internet, "lo", f"{address}/32")
@@ -165,14 +167,16 @@ class Platform:
             while self.pool.refill():
                 pass
 
-    def take(self, egress: str = "internet") -> int:
+    def take(self, egress: str = "internet", rules: tuple[str, ...] = ()) -> int:
         with self._world.on_machine():
-            return self.pool.take(egress)
+            descriptor = self.pool.take("none" if egress == "none" else "internet")
+        self.pool.admit(self.pool.key(descriptor), egress, rules)
+        return descriptor
 
     @contextlib.contextmanager
-    def instance(self, egress: str = "internet") -> Iterator["Instance"]:
+    def instance(self, egress: str = "internet", *rules: str) -> Iterator["Instance"]:
         """A namespace of its own, given back afterwards."""
-        descriptor = self.take(egress)
+        descriptor = self.take(egress, rules)
         try:
             yield Instance(descriptor)
         finally:
@@ -267,4 +271,6 @@ def attempt(host: str, port: int = 80, command: bytes = b"WHO\n") -> str:
                 answer += data
             return answer.decode()
     except OSError as error:
+        if error.errno == errno.ENOTCONN:  # the reset came between sending and shutting down
+            return ConnectionResetError.__name__
         return type(error).__name__

@@ -21,12 +21,20 @@ Progress = Callable[[dict[str, Any]], None]
 
 def overrides(given: Mapping[str, str], env: Sequence[str], secret_names: Sequence[str]) -> dict[str, Any]:
     """Flags as FunctionConfig overrides, converted; raises Failure naming the flag."""
-    config = {name: convert(FunctionConfig, name, value, f"flag --{name.replace('_', '-')}") for name, value in given.items()}
+    config = {
+        name: convert(FunctionConfig, name, _listed(name, value), f"flag --{name.replace('_', '-')}") for name, value in given.items()
+    }
     if env:
         config["env"] = dict(_assignment(text) for text in env)
     if secret_names:
         config["secrets"] = list(secret_names)
     return config
+
+
+def _listed(name: str, value: str) -> str | list[str]:
+    """--egress takes a word, or hosts with commas between them."""
+    is_list = name == "egress" and any(mark in value for mark in ".:,")
+    return [part.strip() for part in value.split(",")] if is_list else value
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -31,7 +31,7 @@ FUNCTION_ABOUT = {
     "keep_alive": "auto learns from the function's idle times; fixed keeps to keep_alive_seconds, as does giving that alone.",
     "keep_alive_seconds": "How long an idle instance is kept; with auto, until enough is learned. 0: not at all.",
     "queue_max": "Calls waiting at most; further ones get 429.",
-    "egress": "Network of the function: none, or the internet.",
+    "egress": "Network of the function: `none`, `internet`, `all` (private networks, too, if `egress_max` lets it), or a list of hosts.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
 FILE_ONLY = ("provisioned",)  # tables, which no flag can say
@@ -69,6 +69,9 @@ def _field(field: Any) -> Field:
         default = "" if field.default in ("", ()) else str(field.default)
     if field.name in EMPTY_MEANS:
         default = ""
+    if isinstance(inner, shapes.UnionType):
+        words = [str(value) for part in inner.types if isinstance(part, shapes.LiteralType) for value in part.values]
+        return Field(field.name, "|".join([*words, "list"]), default, "", about)
     if isinstance(inner, shapes.LiteralType):
         return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
     kind = KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list")

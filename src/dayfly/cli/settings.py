@@ -15,6 +15,7 @@ import msgspec
 from msgspec import inspect as shapes
 
 from dayfly.cli.failure import Failure
+from dayfly.core.model import egress
 from dayfly.core.model.settings import Settings
 
 FILE = "dayfly.toml"
@@ -61,6 +62,10 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str], *, config: str
     values |= from_flags
     converted = {name: convert(Settings, name, value, source) for name, (value, source) in values.items()}
     settings = Settings(**converted | {"data": data})
+    try:
+        egress.reach(settings)
+    except ValueError as error:
+        raise Failure(f"`egress_allow` or `egress_deny`: {error}.", "Write ranges, separated by commas, as in 10.0.0.0/8.") from error
     if settings.run:
         settings = msgspec.structs.replace(settings, run=str(Path(settings.run).expanduser().absolute()))
     return Resolved(settings, {name: source for name, (_, source) in values.items()}, unknown)

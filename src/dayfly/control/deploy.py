@@ -26,6 +26,7 @@ from dayfly.control.worker import Store
 from dayfly.core.decide import retain, rollout
 from dayfly.core.decide.isolate import WALLS
 from dayfly.core.manifest.function import Surroundings, checked_config
+from dayfly.core.model.egress import reach
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Function, FunctionConfig, Version
 from dayfly.core.model.names import LIVE
@@ -130,7 +131,11 @@ class Deployer:
             table = await asyncio.to_thread(build.read_table, unpacked.folder, MANIFEST)
             secrets = await self._store(_checked_namespace, order.namespace)
             around = Surroundings(
-                runtimes=tuple(facts.runtimes), default_runtime=order.default_runtime, secrets=secrets, files=unpacked.files
+                runtimes=tuple(facts.runtimes),
+                default_runtime=order.default_runtime,
+                secrets=secrets,
+                files=unpacked.files,
+                reach=reach(self._settings),
             )
             config = checked_config(table, order.overrides, around)
             provisioned.check(config, time.time())
@@ -256,7 +261,7 @@ def _version(order: Order, prepared: Prepared, number: int) -> Version:
 
 def missing_walls(config: FunctionConfig, features: Mapping[str, bool | str]) -> tuple[str, ...]:
     """What an instance would lack on this machine, told without starting one."""
-    seen = dict(features) | ({"egress": features.get("egress_internet", True)} if config.egress == "internet" else {})
+    seen = dict(features) | ({"egress": features.get("egress_internet", True)} if config.egress != "none" else {})
     return tuple(f"{wall}: {seen[wall]}" for wall in WALLS if isinstance(seen.get(wall), str))
 
 

@@ -1,10 +1,11 @@
-"""The egress broker: the only way out of an instance with `egress = "internet"`. An unprivileged process in the host's network.
+"""The egress broker: the only way out of an instance that has one. An unprivileged process in the host's network.
 
 The node hands it sockets that live inside instances' network namespaces (sandbox/network.py): every connection an instance
 opens arrives at one of them. The broker learns where it was going, asks core/decide/egress.py about that address, connects from
-the host's network and splices (egress_flow.py); DNS queries are forwarded (egress_dns.py); where sockets cannot be steered it
-speaks the HTTP proxy protocol (egress_proxy.py). It must never connect to an address that the decision refuses, and reads
-nothing of what instances send but DNS headers and proxy requests. When it dies, its connections break and nothing else does.
+the host's network and splices (egress_flow.py); DNS queries are forwarded, or asked anew for who has a list of hosts (egress_dns.py);
+where sockets cannot be steered it speaks the HTTP proxy protocol (egress_proxy.py). It must never connect to an address that the
+decision refuses, and reads nothing of what instances send but DNS questions and proxy requests. When it dies, its connections break
+and nothing else does.
 
 `run` is called by app.py in a process of its own.
 """
@@ -24,8 +25,10 @@ import structlog
 import uvloop
 
 from dayfly.core.decide import egress as decide
+from dayfly.core.model.egress import reach
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire import dns
 from dayfly.core.wire import egress as wire
 from dayfly.node import egress_dns, egress_proxy
 from dayfly.node.egress_flow import Flow, family, reset
@@ -74,6 +77,7 @@ class Broker:
         self._node_uids = {0, node_uid}
         self._loop = asyncio.get_running_loop()
         self._tasks = tasks
+        self.reach = reach(settings)
         self._routes = netlink.Routes()
         self._resolver = egress_dns.Resolver(settings.egress_query_timeout_seconds)
         self._links: set[NodeLink] = set()
@@ -202,18 +206,22 @@ class Broker:
 
     async def _carry_steered(self, namespace: Namespace, client: socket.socket) -> None:
         host, port = client.getsockname()[:2]
+        for_names = (host.removeprefix("::ffff:"), port) == (wire.NAME_SERVER, 53)
+        if for_names and namespace.policy.rules is not None:
+            await self._carry_names(namespace, client)
+            return
         async with asyncio.timeout(self._settings.egress_connect_timeout_seconds):
-            if (host.removeprefix("::ffff:"), port) == (wire.NAME_SERVER, 53):
+            if for_names:
                 upstream = await self._connect_first(self._resolver.servers())
             else:
-                upstream = await self._connect_allowed([(host, port)])
+                upstream = await self._connect_allowed(namespace, [(host, port)])
         await self._splice(namespace, client, upstream)
 
     async def _carry_proxied(self, namespace: Namespace, client: socket.socket) -> None:
         try:
             async with asyncio.timeout(self._settings.egress_connect_timeout_seconds):
                 request = await egress_proxy.read_request(client)
-                upstream = await self._connect_named(request.host, request.port)
+                upstream = await self._connect_named(namespace, request.host, request.port)
                 if request.tunnel:
                     await self._loop.sock_sendall(client, egress_proxy.ESTABLISHED)
         except (egress_proxy.ProxyError, Refused, TimeoutError) as error:
@@ -232,25 +240,30 @@ class Broker:
         finally:
             upstream.close()
 
-    async def _connect_named(self, host: str, port: int) -> socket.socket:
+    async def _connect_named(self, namespace: Namespace, host: str, port: int) -> socket.socket:
+        ports = namespace.policy.ports_of(host.lower().rstrip("."))
+        named = ports is not None and not ports.isdisjoint((0, port))
+        if namespace.policy.rules is not None and not named and not _is_address(host):
+            raise Refused("unlisted")  # and nobody is asked about it
         try:
             found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise egress_proxy.ProxyError(502, f"{host} cannot be resolved.") from error
         try:
-            return await self._connect_allowed([(str(info[4][0]), port) for info in found])
+            return await self._connect_allowed(namespace, [(str(info[4][0]), port) for info in found], named=named)
         except TimeoutError:
             raise
         except OSError as error:
             raise egress_proxy.ProxyError(502, f"{host} cannot be reached: {os.strerror(error.errno or 0)}.") from error
 
-    async def _connect_allowed(self, addresses: list[tuple[str, int]]) -> socket.socket:
+    async def _connect_allowed(self, namespace: Namespace, addresses: list[tuple[str, int]], *, named: bool = False) -> socket.socket:
         """A connection to the first address that is allowed and answers. Raises Refused when none is allowed, else OSError."""
-        allowed = []
+        allowed, policy, now = [], namespace.policy, self._loop.time()
         refused = "nothing to connect to"
         for host, port in addresses:
             address = decide.plain(ip_address(host))
-            reason = decide.refusal(address, port, self._routes.is_own(address.packed))
+            pinned = named or namespace.pins.admits(address, port, now)
+            reason = decide.refusal(address, port, self._routes.is_own(address.packed), policy, named=pinned)
             if reason:
                 refused = reason
             else:
@@ -296,7 +309,7 @@ class Broker:
         self, namespace: Namespace, resolver: socket.socket, query: bytes, ancillary: Ancillary, sender: tuple[object, ...]
     ) -> None:
         try:
-            answer = await self._resolver.answer(query)
+            answer = await self._answer_to(namespace, query)
             namespace.meter.sent += len(query)
             namespace.meter.received += len(answer)
             resolver.sendmsg([answer], _from_there(ancillary), 0, sender)
@@ -307,6 +320,48 @@ class Broker:
         finally:
             namespace.queries -= 1
             self._queries -= 1
+
+    async def _answer_to(self, namespace: Namespace, query: bytes, *, over_tcp: bool = False) -> bytes:
+        """As it came from a name server; where there is a list, only for its names, by a query of our own, and what it says is noted."""
+        if namespace.policy.rules is None:
+            return await self._resolver.answer(query)
+        try:
+            asked = dns.question(query)
+            ports = namespace.policy.ports_of(asked.name)
+        except ValueError:
+            ports = None
+        if ports is None:
+            namespace.meter.refused += 1
+            return egress_dns.failure(query, dns.NXDOMAIN)
+        answer = await self._resolver.answer_of_our_own(asked, over_tcp=over_tcp)
+        try:
+            found = dns.addresses(answer, asked) if answer else []
+        except ValueError:
+            answer, found = b"", []
+        for address, ttl in found:
+            namespace.pins.note(address, ports, ttl, self._loop.time())
+        return query[:2] + answer[2:] if answer else egress_dns.failure(query)
+
+    async def _carry_names(self, namespace: Namespace, client: socket.socket) -> None:
+        """Name queries over TCP (RFC 7766), one after the other, of an instance that has a list."""
+        while True:
+            async with asyncio.timeout(self._settings.egress_idle_timeout_seconds):
+                query = await egress_dns.read_message(client, egress_dns.QUERY_BYTES_MAX)
+            if not egress_dns.is_query(query):
+                raise Refused("not a query")
+            answer = await self._answer_to(namespace, query, over_tcp=True)
+            namespace.meter.sent += len(query)
+            namespace.meter.received += len(answer)
+            async with asyncio.timeout(self._settings.egress_idle_timeout_seconds):
+                await self._loop.sock_sendall(client, len(answer).to_bytes(2, "big") + answer)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_proxy_error(error: Exception) -> egress_proxy.ProxyError:

@@ -1,14 +1,17 @@
 """Names for instances: their DNS queries forwarded to this machine's name servers. Used by node/egress.py.
 
-Nothing is cached and nothing is trusted: an answer is only ever a hint, because every connection is judged by the address it
-goes to. A query leaves from a socket of its own (random port), so only the server asked can answer it.
+Nothing is cached. What is forwarded is not trusted either: an answer is only ever a hint, because every connection is judged by the
+address it goes to. For an instance with a list of hosts answers count, so it is asked anew: a query of our own, with a number of our
+own. Every query leaves from a socket of its own (random port), so only the server asked can answer it.
 """
 
 import asyncio
 import ipaddress
 import os
+import secrets
 import socket
 
+from dayfly.core.wire import dns
 from dayfly.node.egress_flow import family
 
 _PORT = 53
@@ -23,14 +26,14 @@ def is_query(packet: bytes) -> bool:
     return _HEADER_BYTES < len(packet) <= QUERY_BYTES_MAX and packet[2] & 0xF8 == 0
 
 
-def failure(query: bytes) -> bytes:
-    """SERVFAIL for a query, with its question repeated, as resolver libraries demand."""
+def failure(query: bytes, code: int = dns.SERVFAIL) -> bytes:
+    """SERVFAIL (or another code) for a query, with its question repeated, as resolver libraries demand."""
     end = _HEADER_BYTES
     while end < len(query) and query[end]:
         end += query[end] + 1
     question = query[_HEADER_BYTES : end + 5]
     count = b"\0\1" if query[4:6] == b"\0\1" and len(question) == end + 5 - _HEADER_BYTES else b"\0\0"
-    flags = bytes([0x80 | query[2] & 0x01, 0x82])  # response, recursion desired as asked; recursion available, SERVFAIL
+    flags = bytes([0x80 | query[2] & 0x01, 0x80 | code])  # response, recursion desired as asked; recursion available
     return query[:2] + flags + count + bytes(6) + (question if count == b"\0\1" else b"")
 
 
@@ -79,6 +82,46 @@ class Resolver:
             except OSError:  # TimeoutError is one
                 continue
         return failure(query)
+
+    async def answer_of_our_own(self, asked: dns.Question, *, over_tcp: bool = False) -> bytes:
+        """The first server's answer to this question; empty when none answers it in time."""
+        number = secrets.randbelow(1 << 16)
+        query = dns.query(asked, number)
+        for server in self.servers():
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    answer = await (_asked_by_tcp if over_tcp else _asked)(server, query)
+            except OSError:
+                continue
+            if dns.answers(answer, asked, number):
+                return answer
+        return b""
+
+
+async def read_message(connection: socket.socket, bytes_max: int) -> bytes:
+    """One message of a TCP connection, without its length. Raises ConnectionError when there is none, or it is longer."""
+    length = int.from_bytes(await _read(connection, 2), "big")
+    if length > bytes_max:
+        raise ConnectionError("too long")
+    return await _read(connection, length)
+
+
+async def _read(connection: socket.socket, count: int) -> bytes:
+    loop, data = asyncio.get_running_loop(), b""
+    while len(data) < count:
+        more = await loop.sock_recv(connection, count - len(data))
+        if not more:
+            raise ConnectionError("the other end left")
+        data += more
+    return data
+
+
+async def _asked_by_tcp(server: tuple[str, int], query: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    with socket.socket(family(server[0]), socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+        await loop.sock_connect(connection, server)
+        await loop.sock_sendall(connection, len(query).to_bytes(2, "big") + query)
+        return await read_message(connection, _ANSWER_BYTES_MAX)
 
 
 async def _asked(server: tuple[str, int], query: bytes) -> bytes:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import structlog
 
+from dayfly.core.decide.egress import Pins
+from dayfly.core.model.egress import Policy, Reach, policy
 from dayfly.core.wire import egress as wire
 from dayfly.node.egress_flow import Meter
 
@@ -23,9 +25,11 @@ _log = structlog.get_logger()
 class Namespace:
     """One instance's network, as the broker sees it: its sockets, and what they have moved."""
 
-    def __init__(self, key: int, is_proxy: bool, listener: socket.socket, resolver: socket.socket | None) -> None:
+    def __init__(self, key: int, listener: socket.socket, resolver: socket.socket | None, policy: Policy) -> None:
         self.key = key
-        self.is_proxy = is_proxy
+        self.policy = policy
+        self.pins = Pins()  # with a list: what its names resolved to
+        self.is_proxy = resolver is None
         self.listener = listener
         self.resolver = resolver
         self.meter = Meter()
@@ -41,6 +45,8 @@ class Namespace:
 
 class Keeper(Protocol):
     """Who serves the namespaces: the broker."""
+
+    reach: Reach
 
     def open(self, namespace: Namespace) -> None:
         """Begin to serve its sockets."""
@@ -101,13 +107,13 @@ class NodeLink:
         sockets = []
         try:
             sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-            kind, key = wire.parsed_request(packet)
-            if flags & socket.MSG_CTRUNC or len(sockets) != wire.DESCRIPTORS[kind]:
-                raise ValueError(f"{len(sockets)} descriptors came with packet kind {kind}")
-            if kind == wire.CLOSE:
-                self._shut(key)
+            asked = wire.parsed_request(packet)
+            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or len(sockets) != wire.DESCRIPTORS[asked.kind]:
+                raise ValueError(f"{len(sockets)} descriptors came with packet kind {asked.kind}")
+            if asked.kind == wire.CLOSE:
+                self._shut(asked.namespace)
             else:
-                self._open(_namespace(key, kind, sockets))
+                self._open(_namespace(asked, sockets, self._keeper.reach))
                 sockets = []
         finally:
             for one in sockets:
@@ -131,8 +137,9 @@ class NodeLink:
         return namespace
 
 
-def _namespace(key: int, kind: int, sockets: list[socket.socket]) -> Namespace:
-    """Check what came: a listening TCP socket, and with steering a UDP socket. Raises ValueError."""
+def _namespace(asked: wire.Request, sockets: list[socket.socket], reach: Reach) -> Namespace:
+    """Check what came: a listening TCP socket, and with steering a UDP socket. Raises ValueError. Rules that cannot be read let
+    nothing out."""
     listener, resolver = sockets[0], sockets[1] if len(sockets) > 1 else None
     internet = (socket.AF_INET, socket.AF_INET6)
     if listener.family not in internet or listener.type != socket.SOCK_STREAM:
@@ -143,4 +150,9 @@ def _namespace(key: int, kind: int, sockets: list[socket.socket]) -> Namespace:
         raise ValueError("the name socket is no UDP socket")
     for one in sockets:
         one.setblocking(False)
-    return Namespace(key, kind == wire.OPEN_PROXY, listener, resolver)
+    try:
+        allowed = policy(asked.egress, asked.rules, reach)
+    except ValueError as error:  # control checked them: one gateway's forgery must not cost all others their way out
+        _log.error("egress_rules_unreadable", reason=str(error))
+        allowed = policy("list", (), reach)
+    return Namespace(asked.namespace, listener, resolver, allowed)

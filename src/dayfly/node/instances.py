@@ -116,7 +116,8 @@ class Instances:
             trees = self._trees(start)
             for descriptor in trees.values():
                 undo.callback(os.close, descriptor)
-            kind = None if is_template else self.reserve.wanted(instance.zygote, walls.ahead, start.egress)
+            way_out = "none" if start.egress == "none" else "internet"
+            kind = None if is_template else self.reserve.wanted(instance.zygote, walls.ahead, way_out)
             if not self._move_in(instance, self.reserve.take(kind), start, trees, given):
                 self._fork(instance, start, walls, trees, given, undo)
         return instance
@@ -128,6 +129,7 @@ class Instances:
         try:
             if ready.outfit.group is not None:
                 self.machine.groups.limit(ready.outfit.group, start.memory_mb << 20, PIDS_MAX, start.cpu_millicores)
+            self.machine.networks.admit(ready.outfit.network_key, start.egress, start.egress_rules)
             self.reserve.give(ready, [(tree, PLACES[name]) for name, tree in trees.items()], instance.id, given)
         except OSError as error:
             log("warning", "prepared_lost", name=ready.name, detail=str(error))
@@ -147,6 +149,7 @@ class Instances:
         instance.outfit = machine.dress(start.memory_mb, PIDS_MAX, start.egress, start.cpu_millicores)
         if not machine.private_root:
             self._make_scratch(instance)
+        machine.networks.admit(instance.outfit.network_key, start.egress, start.egress_rules)
         names, descriptors = instance.outfit.hand_over()
         for descriptor in descriptors:
             undo.callback(os.close, descriptor)

@@ -113,7 +113,7 @@ class Machine:
             outfit.uid = self.uids.take() if self.root else 0
             outfit.group = self.groups.take(memory_mb << 20, pids, cpu_millicores)
             if egress and self.has("net_namespaces"):
-                kind = egress if self.has("egress_internet") else "none"
+                kind = "internet" if egress != "none" and self.has("egress_internet") else "none"
                 outfit.network = self.networks.take(kind)
                 if kind == "internet":
                     outfit.network_key = network.Pool.key(outfit.network)

@@ -266,6 +266,7 @@ class Templates:
         try:
             egress = child.template.start.egress if self._machine.has("egress_internet") else "none"
             child.outfit.network_key = self._machine.networks.furnish(netns, egress)
+            self._machine.networks.admit(child.outfit.network_key, egress, child.template.start.egress_rules)
         finally:
             os.close(netns)
         ours.setblocking(False)

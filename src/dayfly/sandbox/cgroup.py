@@ -132,7 +132,7 @@ class Group:
 
     def enter(self, pid: int) -> None:
         """Move a process in from outside (v2): the dear way, for one that could not be born inside."""
-        _write(self.unique[0] / "cgroup.procs", pid)
+        write(self.unique[0] / "cgroup.procs", pid)
 
     def usage(self) -> Usage:
         """Read once the instance has ended, before `remove`."""

@@ -2,8 +2,9 @@
 
 `egress="none"` is a namespace with nothing but its own loopback. `egress="internet"` looks to the instance like the open
 internet, but no packet can leave it: every address is delivered to the namespace itself (AnyIP), and a BPF program
-(sandbox/bpf.py) steers connections to two sockets that the egress broker (node/egress.py) serves. No veth, no NAT, nothing
-changes on the host. Where BPF is refused (user namespaces), the broker is an HTTP proxy at 127.0.0.1:3128 instead.
+(sandbox/bpf.py) steers connections to two sockets that the egress broker (node/egress.py) serves, once `admit` has handed them to it
+together with what the instance may reach: until then connections wait. No veth, no NAT, nothing changes on the host. Where BPF is
+refused (user namespaces), the broker is an HTTP proxy at 127.0.0.1:3128 instead.
 docs/decisions/0011-egress.md has the reasons and the measurements.
 
 Called by the node, which is single-threaded and is root or root of its user namespace. Must never block for longer than
@@ -37,6 +38,7 @@ class _Namespace:
     descriptor: int
     sockets: tuple[int, ...] = ()
     link: int = -1  # the BPF link; closing it detaches the steering
+    admitted: bool = False  # the broker knows it
 
     def key(self) -> int:
         return os.fstat(self.descriptor).st_ino
@@ -78,7 +80,8 @@ class Pool:
     def take(self, egress: str) -> int:
         """A namespace of the caller's own, as a descriptor that the caller closes once its process has entered.
 
-        For "internet", `release(key(descriptor))` must follow when the instance has ended or could not be started.
+        For "internet", `admit` opens the way out, and `release(key(descriptor))` must follow when the instance has ended or could not be
+        started.
         Raises EgressUnavailable, or OSError when the kernel refuses to make one.
         """
         if egress == "internet":
@@ -114,11 +117,19 @@ class Pool:
         """What `release` wants: the namespace's inode number. Ask before closing the descriptor."""
         return os.fstat(descriptor).st_ino
 
+    def admit(self, key: int, egress: str, rules: tuple[str, ...] = ()) -> None:
+        """Whose namespace this is, is known now: hand it to the broker with its policy ("internet", "all", or "list" and its rules)."""
+        namespace = self._live.get(key)
+        if namespace and self._broker and not namespace.admitted:
+            namespace.admitted = True
+            self._broker.open_namespace(key, namespace.sockets, egress, rules)
+
     def release(self, key: int) -> None:
         """The instance in this namespace is gone: drop what kept the namespace alive. Unknown keys are ignored."""
         namespace = self._live.pop(key, None)
         if namespace and self._broker:
-            self._broker.close_namespace(key)
+            if namespace.admitted:
+                self._broker.close_namespace(key)
             namespace.close()
 
     def refill(self) -> bool:
@@ -189,16 +200,12 @@ class Pool:
 
     def _namespace(self, kind: str, descriptors: list[int]) -> _Namespace:
         if kind == "steered":
-            namespace = _Namespace(descriptors[0], tuple(descriptors[1:3]), descriptors[3])
-        else:
-            namespace = _Namespace(descriptors[0], tuple(descriptors[1:]))
-        if self._broker and namespace.sockets:
-            self._broker.open_namespace(namespace.key(), namespace.sockets)
-        return namespace
+            return _Namespace(descriptors[0], tuple(descriptors[1:3]), descriptors[3])
+        return _Namespace(descriptors[0], tuple(descriptors[1:]))
 
 
 _FEATURE = {"none": "netns", "internet": "egress_internet"}
-_OPEN_KIND = {0: 0, 1: wire.OPEN_PROXY, 2: wire.OPEN_STEERED}  # by number of sockets; none: closed before it was sent
+_OPEN_KIND = {1: wire.OPEN_PROXY, 2: wire.OPEN_STEERED}  # by number of sockets
 
 
 class _Broker:
@@ -207,7 +214,7 @@ class _Broker:
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: socket.socket | None = None
-        self._open: dict[int, tuple[int, ...]] = {}
+        self._open: dict[int, tuple[tuple[int, ...], bytes]] = {}  # sockets, and the packet that goes with them
         self._unsent: collections.deque[tuple[bool, int]] = collections.deque()  # (open or close, key) in the order of events
         self._reports: collections.deque[Traffic] = collections.deque(maxlen=_REPORTS_MAX)
 
@@ -215,11 +222,11 @@ class _Broker:
         state = "connected" if self._connection else "away"
         return f"<{state} open={len(self._open)} unsent={len(self._unsent)}>"
 
-    def open_namespace(self, key: int, sockets: tuple[int, ...]) -> None:
+    def open_namespace(self, key: int, sockets: tuple[int, ...], egress: str, rules: tuple[str, ...]) -> None:
         """`sockets` stay the caller's and must stay open until `close_namespace`."""
-        self._open[key] = sockets
+        self._open[key] = (sockets, wire.request(_OPEN_KIND[len(sockets)], key, egress, rules))
         self._unsent.append((True, key))
-        self._deliver(1)
+        self._deliver(_HAND_OVER_MAX)
 
     def close_namespace(self, key: int) -> None:
         self._open.pop(key, None)
@@ -263,9 +270,8 @@ class _Broker:
             return False
         while self._unsent and at_most:
             is_open, key = self._unsent[0]
-            sockets = self._open.get(key, ()) if is_open else ()
-            kind = _OPEN_KIND[len(sockets)] if is_open else wire.CLOSE
-            if kind and not self._send(wire.request(kind, key), sockets):
+            sockets, packet = self._open.get(key, ((), b"")) if is_open else ((), wire.request(wire.CLOSE, key))
+            if packet and not self._send(packet, sockets):  # empty: closed before it was sent
                 return False
             self._unsent.popleft()
             at_most -= 1

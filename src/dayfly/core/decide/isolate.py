@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.function import Egress
+from dayfly.core.wire.node import Egress
 
 Features = Mapping[str, bool | str]  # a feature of the machine → True, or a sentence why it is missing
 
@@ -127,9 +127,9 @@ def _lacks(wall: str, demand: Demand, features: Features) -> str:
 
 
 def _lacks_egress(demand: Demand, features: Features) -> str:
-    """Egress "none" also holds without a network namespace when the filter refuses internet sockets; "internet" needs a way
-    out that does not lead to the host's own services and its private networks."""
-    if demand.egress == "internet":
+    """Egress "none" also holds without a network namespace when the filter refuses internet sockets; every other needs a way out that
+    somebody watches."""
+    if demand.egress != "none":
         return _reason("egress_internet", features)
     return "" if _reason("net_namespaces", features) == "" else _reason("seccomp", features)
 
@@ -143,7 +143,8 @@ def _steps(demand: Demand, walls: frozenset[str], features: Features) -> tuple[S
     if spaces:
         steps.append(Step("namespaces", spaces))
     if "netns" in walls:
-        steps.append(Step("network", (demand.egress if _reason("egress_internet", features) == "" else "none",)))
+        out = demand.egress != "none" and _reason("egress_internet", features) == ""
+        steps.append(Step("network", ("internet" if out else "none",)))
     if "utsns" in walls:
         steps.append(Step("hostname"))
     steps += _file_steps(demand, walls)
@@ -187,7 +188,7 @@ def _filter_steps(demand: Demand, walls: frozenset[str]) -> list[Step]:
     if "landlock" in walls:
         steps.append(Step("landlock", ("template" if demand.template else "mounts" if "mountns" in walls else "paths",)))
     if "seccomp" in walls:
-        inet = "netns" in walls or demand.egress == "internet"
+        inet = "netns" in walls or demand.egress != "none"
         apart = {"pidns", "ipcns"} <= walls
         kind = "template" if demand.template else "sessions" if apart else "group"
         steps.append(Step("seccomp", ("inet" if inet else "unix", kind)))

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from dayfly.core.decide.egress import refusal
 from dayfly.core.manifest.provisioned import checked_windows
+from dayfly.core.model.egress import RULES_MAX, Reach, parsed, policy
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import FunctionConfig
 from dayfly.core.model.names import ENV_NAME, HANDLER, SECRET_NAME
@@ -37,12 +39,8 @@ NUMBERS: dict[str, tuple[type, float, float, str]] = {
     "keep_alive_seconds": (float, 0, 86_400, "seconds"),
     "queue_max": (int, 0, 100_000, "waiting calls"),
 }
-CHOICES: dict[str, tuple[str, ...]] = {
-    "egress": ("none", "internet"),
-    "auth": ("token", "none"),
-    "keep_alive": ("auto", "fixed"),
-    "snapshot": ("auto", "off"),
-}
+CHOICES: dict[str, tuple[str, ...]] = {"auth": ("token", "none"), "keep_alive": ("auto", "fixed"), "snapshot": ("auto", "off")}
+EGRESS = ("none", "internet", "all")
 KEYS = tuple(field.name for field in msgspec.structs.fields(FunctionConfig))
 
 # Folders: the first of these that is there decides; a folder with one Python file may name it as it likes.
@@ -61,6 +59,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     default_runtime: str
     secrets: Collection[str]
     files: Collection[str]
+    reach: Reach = Reach()
 
 
 def checked_config(table: Mapping[str, object], overrides: Mapping[str, object], around: Surroundings) -> FunctionConfig:
@@ -70,6 +69,7 @@ def checked_config(table: Mapping[str, object], overrides: Mapping[str, object],
     values = {key: value for key, value in merged.items() if _known(key, problems)}
     _check_numbers(values, problems)
     _check_words(values, problems)
+    _check_egress(values, around.reach, problems)
     _check_env(values.get("env", {}), problems)
     _check_secrets(values.get("secrets", ()), around.secrets, problems)
     values["provisioned"] = checked_windows(values.get("provisioned", ()), problems)
@@ -144,6 +144,26 @@ def _check_words(values: dict[str, object], problems: list[str]) -> None:
     split = re.split(r"[./]", handler) if isinstance(handler, str) else []
     if not isinstance(handler, str) or len(handler) > HANDLER_LENGTH_MAX or not HANDLER.fullmatch(handler) or len(split) < 2:
         problems.append(f"handler = {_shown(handler)}: must be 'module.function', as in 'hello.handler'.")
+
+
+def _check_egress(values: dict[str, object], reach: Reach, problems: list[str]) -> None:
+    """A word, or a list of hosts, with no rule that the administrator's settings would never let work."""
+    egress = values.get("egress", "none")
+    if egress == "all" and not reach.private:
+        problems.append("egress = 'all': this platform's administrator does not allow private networks (egress_max).")
+    if isinstance(egress, str) and egress in EGRESS:
+        return
+    if not isinstance(egress, list | tuple) or not 0 < len(egress) <= RULES_MAX or not all(isinstance(rule, str) for rule in egress):
+        problems.append(f"egress = {_shown(egress)}: must be one of {', '.join(map(repr, EGRESS))}, or a list of 1 to {RULES_MAX} hosts.")
+        return
+    for text in egress:
+        try:
+            rule = parsed(text)
+        except ValueError as error:
+            problems.append(f"egress: {_shown(str(error))}.")
+            continue
+        if rule.network is not None and (why := refusal(rule.network[0], rule.port or 1, False, policy("list", (text,), reach))):
+            problems.append(f"egress: {_shown(text)} is out of reach here ({why}); see egress_max and egress_allow of the platform.")
 
 
 def _check_env(env: object, problems: list[str]) -> None:

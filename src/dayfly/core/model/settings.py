@@ -57,7 +57,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     init_timeout_seconds: Annotated[float, _about("Time for a function's module to import.", gt=0)] = 10.0
     prefetch_max: Annotated[int, _about("Calls waiting in one version's socket, per free slot, when calls are very short.", ge=1)] = 16
 
-    # Egress: what instances with egress = "internet" may use
+    # Egress: where functions may go, and how much of it
+    egress_max: Annotated[Literal["internet", "all"], _about("Widest egress of functions; all lets them ask for private networks.")] = (
+        "internet"
+    )
+    egress_allow: Annotated[str, _about("Private ranges that functions with internet may reach, as in 10.1.0.0/16:443.")] = ""
+    egress_deny: Annotated[str, _about("Ranges that no function may reach, separated by commas; this wins over all else.")] = ""
     egress_connections_max: Annotated[int, _about("Outgoing TCP connections of all instances.", ge=1)] = 4096
     egress_connections_per_instance_max: Annotated[int, _about("Outgoing TCP connections of one instance.", ge=1)] = 256
     egress_connect_timeout_seconds: Annotated[float, _about("Time for an outgoing connection to be made.", gt=0)] = 10.0
