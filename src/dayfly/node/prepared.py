@@ -161,6 +161,10 @@ class Reserve:
             self.lost(one)
         return False
 
+    def patience_seconds(self) -> float:
+        """How long no start should have come before `refill`."""
+        return self._stock.patience_seconds(Counter(one.kind for one in self._by_name.values()), time.monotonic())
+
     def _begin(self, kind: Kind) -> None:
         zygote = self._zygotes[kind.zygote]
         self._number += 1
