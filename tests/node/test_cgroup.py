@@ -180,14 +180,7 @@ def test_v1_for_real(real_v1: Groups) -> None:
     """v1 on this kernel: a process that writes itself into `tasks` is limited, counted, and its group goes when it is gone."""
     group = real_v1.take(32 << 20, 8)
     assert group is not None
-    pid = os.fork()
-    if pid == 0:
-        for descriptor in group.descriptors.values():
-            os.write(descriptor, b"0")
-        data = bytearray(8 << 20)
-        data[::4096] = b"x" * len(data[::4096])
-        os._exit(0)
-    os.waitpid(pid, 0)
+    os.waitpid(begin(group, 8 << 20), 0)
     usage = group.usage()
     assert 8 << 20 < usage.memory_peak_bytes < 32 << 20
     assert usage.oom_kills == 0
@@ -195,9 +188,86 @@ def test_v1_for_real(real_v1: Groups) -> None:
     assert (group.folders["memory"] / "memory.limit_in_bytes").read_text().strip() == str(32 << 20)
     assert (group.folders["cpu"] / "cpu.cfs_quota_us").read_text().strip() == "-1"
     real_v1.give_back(group)
+    real_v1.close()
+    assert not any(folder.exists() for folder in folders)
+
+
+def begin(group: cgroup.Group, size: int, *, stays: bool = False) -> int:
+    """A process in this group that writes to so much memory, and then ends or stays."""
+    pid = os.fork()
+    if pid == 0:
+        for descriptor in group.descriptors.values():
+            os.write(descriptor, b"0")
+        data = bytearray(size)
+        data[::4096] = b"x" * len(data[::4096])
+        while stays:
+            signal.pause()
+        os._exit(0)
+    return pid
+
+
+@pytest.mark.root
+def test_v1_group_serves_again_with_nothing_counted(real_v1: Groups) -> None:
+    """The next one in the same group has its own limits, and what the last one used is not its own: 16 MB of memory, processor time."""
+    group = real_v1.take(64 << 20, 8, 500)
+    assert group is not None
+    os.waitpid(begin(group, 16 << 20), 0)
+    assert group.usage().memory_peak_bytes > 16 << 20
+    real_v1.give_back(group)
+    again = real_v1.take(32 << 20, 16)
+    assert again is group
+    assert again.usage().memory_peak_bytes <= cgroup.LEFT_BYTES_MAX
+    assert again.usage().cpu_us <= 1000
+    assert (again.folders["memory"] / "memory.limit_in_bytes").read_text().strip() == str(32 << 20)
+    assert (again.folders["cpu"] / "cpu.cfs_quota_us").read_text().strip() == "-1"
+    assert (again.folders["pids"] / "pids.max").read_text().strip() == "16"
+    os.waitpid(begin(again, 1 << 20), 0)
+    assert 1 << 20 < again.usage().memory_peak_bytes < 4 << 20
+    real_v1.give_back(again)
+
+
+@pytest.mark.root
+def test_v1_group_that_killed_for_memory_is_not_used_again(real_v1: Groups) -> None:
+    """Such kills stay counted, and the next one's crash would be called one."""
+    group = real_v1.take(16 << 20, 8)
+    assert group is not None
+    os.waitpid(begin(group, 64 << 20), 0)
+    assert group.usage().oom_kills
+    real_v1.give_back(group)
+    assert real_v1.take(16 << 20, 8) is not group
     while real_v1.sweep():
         pass
-    assert not any(folder.exists() for folder in folders)
+    assert not any(folder.exists() for folder in group.unique)
+
+
+@pytest.mark.root
+def test_v1_group_with_something_alive_in_it_is_emptied_and_removed(real_v1: Groups) -> None:
+    """Whatever lives in it would share the next one's limits."""
+    group = real_v1.take(32 << 20, 8)
+    assert group is not None
+    pid = begin(group, 1 << 20, stays=True)
+    while str(pid) not in (group.folders["pids"] / "cgroup.procs").read_text().split():
+        os.sched_yield()
+    real_v1.give_back(group)
+    assert real_v1.take(32 << 20, 8) is not group
+    real_v1.sweep()  # it is busy: what is in it is killed
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    while real_v1.sweep():
+        pass
+    assert not any(folder.exists() for folder in group.unique)
+
+
+@pytest.mark.root
+def test_v1_keeps_no_more_groups_than_its_bound(real_v1: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many that come back at once, AGAIN_MAX serve again and the others are removed."""
+    monkeypatch.setattr(cgroup, "AGAIN_MAX", 2)
+    groups = [real_v1.take(32 << 20, 8) for _ in range(4)]
+    for group in groups:
+        assert group is not None
+        real_v1.give_back(group)
+    while real_v1.sweep():
+        pass
+    assert sum(group.unique[0].exists() for group in groups if group is not None) == 2
 
 
 @pytest.mark.root
@@ -231,8 +301,6 @@ def test_v1_ceiling_holds_for_real(real_v1: Groups) -> None:
     os.waitpid(pid, 0)
     stopped = cgroupfs.keyed(group.folders["cpu"] / "cpu.stat", "nr_throttled")
     real_v1.give_back(group)
-    while real_v1.sweep():
-        pass
     assert stopped > 3
 
 

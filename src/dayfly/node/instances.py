@@ -146,7 +146,7 @@ class Instances:
         """A sandbox of its own, now."""
         machine, layout = self.machine, self._layout
         undo.callback(self._give_back, instance)
-        instance.outfit = machine.dress(start.memory_mb, PIDS_MAX, start.egress, start.cpu_millicores)
+        instance.outfit = machine.dress(start.memory_mb, PIDS_MAX, start.egress, start.cpu_millicores, tenant=start.tenant)
         if not machine.private_root:
             self._make_scratch(instance)
         machine.networks.admit(instance.outfit.network_key, start.egress, start.egress_rules)

@@ -106,31 +106,31 @@ class Machine:
         ahead = isolate.ahead(plan.steps) if self.private_root else None
         return Walls(plan, msgspec.Raw(msgspec.json.encode(plan.steps)), msgspec.json.encode(ahead) if ahead else b"")
 
-    def dress(self, memory_mb: int, pids: int, egress: str, cpu_millicores: int = 0) -> Outfit:
-        """A uid, a group with these limits and (`egress` not empty) a network of its own, as far as this machine has them. Raises OSError."""
-        outfit = Outfit()
+    def dress(self, memory_mb: int, pids: int, egress: str, cpu_millicores: int = 0, *, tenant: str | None = None) -> Outfit:
+        """A uid, a group with these limits and (`egress` not empty) a network of its own, as far as this machine has them.
+        `tenant`: whose it is, "" when it is nobody's yet; None: it gets nothing that was used before. Raises OSError."""
+        outfit = Outfit(tenant=tenant)
         try:
             outfit.uid = self.uids.take() if self.root else 0
             outfit.group = self.groups.take(memory_mb << 20, pids, cpu_millicores)
             if egress and self.has("net_namespaces"):
                 kind = "internet" if egress != "none" and self.has("egress_internet") else "none"
-                outfit.network = self.networks.take(kind)
-                if kind == "internet":
-                    outfit.network_key = network.Pool.key(outfit.network)
+                outfit.network = self.networks.take(kind, tenant)
+                outfit.network_key = network.Pool.key(outfit.network)
         except BaseException:
             self.take_back(outfit)
             raise
         return outfit
 
     def take_back(self, outfit: Outfit) -> None:
-        """Its sandbox is gone, or never was."""
+        """Its sandbox is gone, or never was. That all of its processes are dead is certain where it had a pid namespace."""
         outfit.close()
         if outfit.uid:
             self.uids.give_back(outfit.uid)
         if outfit.group is not None:
             self.groups.give_back(outfit.group)
         if outfit.network_key:
-            self.networks.release(outfit.network_key)
+            self.networks.release(outfit.network_key, outfit.tenant if self.has("pid_namespaces") else None)
 
     def zygote_config(self, source: str, prefix: str) -> dict[str, object]:
         """The first message to a zygote: what it does once, for all of its instances."""

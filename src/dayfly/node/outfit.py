@@ -11,12 +11,14 @@ from dayfly.sandbox import cgroup
 
 @dataclass
 class Outfit:
-    """`uid` 0: none of its own. `network`: a descriptor until it is handed over, then -1; `network_key` 0: nothing to release."""
+    """`uid` 0: none of its own. `network`: a descriptor until it is handed over, then -1; `network_key` 0: nothing to release.
+    `tenant`: the namespace of functions whose code it was given to, "" as long as there is none; None: not known."""
 
     uid: int = 0
     group: cgroup.Group | None = None
     network: int = -1
     network_key: int = 0
+    tenant: str | None = None
 
     def hand_over(self) -> tuple[list[str], list[int]]:
         """Names and descriptors for the child; they are the caller's to close."""

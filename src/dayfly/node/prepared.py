@@ -111,6 +111,7 @@ class Reserve:
     def give(self, one: Prepared, trees: list[tuple[int, str]], name: str, descriptors: list[int]) -> None:
         """Bring its owner's files and descriptors. Raises OSError when it is not to be had any more: say `lost` then."""
         assert self._door is not None and one.spaces is not None
+        one.outfit.tenant = one.zygote.tenant  # its zygote may have found its tenant since
         self._door.furnish(one.spaces, trees, name)
         one.seat.sendmsg([b"prepared"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
         one.close()
@@ -160,6 +161,10 @@ class Reserve:
             self.lost(one)
         return False
 
+    def patience_seconds(self) -> float:
+        """How long no start should have come before `refill`."""
+        return self._stock.patience_seconds(Counter(one.kind for one in self._by_name.values()), time.monotonic())
+
     def _begin(self, kind: Kind) -> None:
         zygote = self._zygotes[kind.zygote]
         self._number += 1
@@ -167,7 +172,7 @@ class Reserve:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(ours.close)
-            outfit = self._machine.dress(MEMORY_MB, PIDS_MAX, kind.egress)
+            outfit = self._machine.dress(MEMORY_MB, PIDS_MAX, kind.egress, tenant=zygote.tenant)
             undo.callback(self._machine.take_back, outfit)
             ours.setblocking(False)
             one = self._by_name[name] = Prepared(name, kind, zygote, outfit, ours)

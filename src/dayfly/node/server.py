@@ -35,7 +35,6 @@ from dayfly.sandbox import cgroup, privileges
 CLIENTS_MAX = 64
 OUTBOX_MAX = 4096  # messages waiting for a client that does not read; then it is disconnected
 DESCRIPTORS_MAX = 8
-QUIET_SECONDS = 0.008  # after a start, before work that can wait
 IDLE_SECONDS = 1.0  # how often an idle node looks after its pools
 _PEER = struct.Struct("3i")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
@@ -74,7 +73,7 @@ class Node:
         self.builder = Builder(self.machine, layout, self.users["control"].uid if self.started_as_root else 0)
         self.clients: set[Client] = set()
         self.ending = False
-        self.busy_until = 0.0
+        self.last_start = 0.0
         self.work_left = True
         self.listener = self._listen()
 
@@ -99,20 +98,24 @@ class Node:
     def _patience(self) -> float:
         """Seconds to wait for an event before there is something else to do."""
         now = time.monotonic()
-        wait = max(0.0, self.busy_until - now) if self.work_left else IDLE_SECONDS
+        wait = max(0.0, self._quiet_at() - now) if self.work_left else IDLE_SECONDS
         return min(wait, self.builder.patience(now))
 
     def _look_after(self) -> None:
         """Deadlines, and one piece of work that can wait."""
         now = time.monotonic()
         self.builder.check_deadlines(now)
-        if now < self.busy_until:
+        if now < self._quiet_at():
             return
         try:
             self.work_left = self.machine.refill() or self.instances.look_after()
         except OSError as error:
             self.work_left = False
             log("warning", "refill_failed", detail=str(error))
+
+    def _quiet_at(self) -> float:
+        """When work that can wait may begin, if no further start comes: the more urgent it is, the sooner."""
+        return self.last_start + self.instances.reserve.patience_seconds()
 
     def _register(self, descriptor: int, handler: Callable[[int], None], events: int = EPOLLIN) -> None:
         self.handlers[descriptor] = handler
@@ -273,7 +276,7 @@ class Node:
             self._tell(client, wire.Built(message.layer, ok=False, detail=f"{len(descriptors)} descriptors came with the build"))
 
     def _start(self, client: Client, start: wire.Start, descriptors: list[int]) -> None:
-        self.busy_until = time.monotonic() + QUIET_SECONDS
+        self.last_start = time.monotonic()
         self.work_left = True
         known = start.instance in client.instances
 

@@ -1,11 +1,12 @@
 """Memory, process and processor limits of instances: control groups of version 1 and 2 behind one small interface.
 
-A group is made ahead, given limits when an instance takes it, read and removed when the instance has ended; never used twice, because
-version 1 cannot reset what it counted. Entering is the child's affair, in the one cheap way of each version: v1, it writes 0 to its
+A group is made ahead, given limits when an instance takes it, read when the instance has ended, and then removed, or used again where
+that can be made sure (`Group.renew`): its making and removal cost more than all else that a node does for a start. Entering is the child's affair, in the one cheap way of each version: v1, it writes 0 to its
 own `tasks` (descriptors "tasks0"…); v2, it is born inside by clone3 (descriptor "cgroup"). Any other way waits for an RCU grace
 period, about 6 ms. Called by node/; must never touch a group whose name does not carry this data directory's tag.
 """
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -33,6 +34,10 @@ QUOTA_PERIOD_US, QUOTA_US_MIN = 100_000, 1_000  # sched-bwc: the kernel's own pe
 IO_WEIGHT = 50  # of all instances together, where others have 100
 _V1_IO_WEIGHTS = ("blkio.bfq.weight", "blkio.weight")
 WEIGHT_PER_GB = 100  # v2's default weight for each GiB of memory; v1's shares are 1024/100 of it
+
+
+AGAIN_MAX = 32  # groups that wait to be used again
+LEFT_BYTES_MAX = 1 << 20  # still charged to a group whose processes are dead (kernel objects, charges taken ahead): more, and it goes
 
 
 class Usage(NamedTuple):
@@ -70,8 +75,7 @@ class Group:
             if version == 2:
                 self.descriptors["cgroup"] = os.open(self.unique[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             else:
-                for i, folder in enumerate(self.unique):
-                    self.descriptors[f"tasks{i}"] = os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+                self.open_tasks()
         except OSError:
             self.close_descriptors()
             self.remove()
@@ -141,10 +145,34 @@ class Group:
             seconds = keyed(cpu / "cpu.stat", "usage_usec") if cpu else -1
             oom = keyed(memory / "memory.events", "oom_kill") if memory else 0
             return Usage(seconds, number(memory / "memory.peak") if memory else -1, max(oom, 0))
-        nanoseconds = number(cpu / "cpuacct.usage") if cpu else -1
-        oom = keyed(memory / "memory.oom_control", "oom_kill") if memory else 0
-        peak = number(memory / "memory.max_usage_in_bytes") if memory else -1
+        nanoseconds = number(f"{cpu}/cpuacct.usage") if cpu else -1
+        oom = keyed(f"{memory}/memory.oom_control", "oom_kill") if memory else 0
+        peak = number(f"{memory}/memory.max_usage_in_bytes") if memory else -1
         return Usage(nanoseconds // 1000 if nanoseconds >= 0 else -1, peak, max(oom, 0))
+
+    def renew(self) -> bool:
+        """Make a group whose processes are dead as good as new: what it counted is 0 again. False: it cannot be (v2 resets nothing;
+        something is alive; a kill for want of memory stays counted; too much memory is still charged to it), so it must go."""
+        memory, pids, cpu = (self.folders.get(name) for name in ("memory", "pids", "cpu"))
+        if self.version != 1 or memory is None or pids is None or cpu is None:
+            return False
+        try:
+            if number(f"{pids}/pids.current") != 0 or keyed(f"{memory}/memory.oom_control", "oom_kill") != 0:
+                return False
+            write(f"{memory}/memory.max_usage_in_bytes", 0)
+            if number(f"{memory}/memory.max_usage_in_bytes") > LEFT_BYTES_MAX:
+                return False
+            with contextlib.suppress(FileNotFoundError):  # mounted apart from `cpu`: then nobody reads it
+                write(f"{cpu}/cpuacct.usage", 0)
+            self.open_tasks()
+        except OSError:
+            return False
+        return True
+
+    def open_tasks(self) -> None:
+        """v1: what a child enters by. Raises OSError; those opened by then are in `descriptors`."""
+        for i, folder in enumerate(self.unique):
+            self.descriptors[f"tasks{i}"] = os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC)
 
     def close_descriptors(self) -> None:
         for descriptor in self.descriptors.values():
@@ -230,9 +258,13 @@ class Groups:
         return [f"{self._io_folder}/tasks"] if self._io_folder is not None else []
 
     def give_back(self, group: Group) -> None:
-        """The instance is gone (or never was): remove its group, soon."""
+        """The instance is gone (or never was): its group serves again, or is removed, soon."""
         group.close_descriptors()
-        self._leaving.append(group)
+        if len(self._pool) < AGAIN_MAX and group.renew():
+            self._pool.append(group)
+        else:
+            group.close_descriptors()
+            self._leaving.append(group)
 
     def refill(self) -> bool:
         """Make one group ahead. True: call again soon."""

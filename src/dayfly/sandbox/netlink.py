@@ -4,6 +4,7 @@ Setting up an instance's loopback (sandbox/network.py) and asking the kernel whe
 (node/egress.py). No general netlink library: pyroute2 costs 157 ms to import. Must never touch an interface other than `lo`.
 """
 
+import fcntl
 import os
 import socket
 import struct
@@ -11,14 +12,15 @@ from collections.abc import Iterable, Iterator
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
-_LINK = struct.Struct("=BxHiII")  # family, device type, index, flags, change mask
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 16, 20, 24, 26
+_RTM_NEWADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 24, 26
 _REQUEST, _ACK, _CREATE, _EXCLUSIVE = 0x1, 0x4, 0x400, 0x200
 _IFF_UP = 0x1
+_SIOCSIFFLAGS = 0x8914
+_INTERFACE_FLAGS = struct.Struct("=16sh14x")  # struct ifreq
 _IFA_LOCAL = 2
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC = 1, 4, 7
 _TABLE_LOCAL, _PROTOCOL_STATIC = 255, 4
@@ -37,9 +39,11 @@ def _message(kind: int, flags: int, body: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
 
 
-def loopback_up() -> bytes:
-    """`ip link set lo up`; the kernel adds 127.0.0.1/8 and ::1 by itself."""
-    return _message(_RTM_NEWLINK, _REQUEST | _ACK, _LINK.pack(socket.AF_UNSPEC, 0, LOOPBACK_INDEX, _IFF_UP, _IFF_UP))
+def raise_loopback() -> None:
+    """`ip link set lo up` in the calling thread's namespace; the kernel adds 127.0.0.1/8 and ::1 by itself. By ioctl and not by a
+    message: a netlink socket would count as one that lives in the namespace for some milliseconds more (sandbox/again.py looks)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _INTERFACE_FLAGS.pack(b"lo", _IFF_UP))
 
 
 def loopback_address(address: str) -> bytes:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 from dayfly.core.wire.egress import OWN_ADDRESS, PROXY_PORT
@@ -52,14 +53,37 @@ def made_here(home: int, kind: str, ipv6: bool) -> list[int]:
 
 def furnished_there(home: int, there: int, kind: str, ipv6: bool) -> list[int]:
     """Furnish a namespace that somebody else made, and come back. Descriptors as of `made_here`; Raises OSError."""
+    with _inside(there, home):
+        return _furnished(kind, ipv6)
+
+
+def is_untouched(home: int, there: int) -> bool:
+    """Look into a closed namespace and come back: whether no socket lives in it and its loopback has never carried anything. Raises
+    OSError when it cannot be entered."""
+    with _inside(there, home):
+        sockets, devices = _read_whole("/proc/thread-self/net/sockstat"), _read_whole("/proc/thread-self/net/dev")
+    counts = [line.partition(b":")[2].split() for line in devices.splitlines()[2:]]  # below two lines of headings, one for each device
+    return sockets.startswith(b"sockets: used 0\n") and bool(counts) and not any(int(count) for line in counts for count in line)
+
+
+@contextlib.contextmanager
+def _inside(there: int, home: int) -> Iterator[None]:
     syscalls.setns(there, syscalls.CLONE_NEWNET)
     try:
-        return _furnished(kind, ipv6)
+        yield
     finally:
         try:
             syscalls.setns(home, syscalls.CLONE_NEWNET)
         except OSError as error:
             _abandon(f"cannot return to the host's network namespace: {error}")
+
+
+def _read_whole(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 8192)
+    finally:
+        os.close(descriptor)
 
 
 def made_in_child(kind: str, ipv6: bool) -> list[int]:
@@ -96,14 +120,13 @@ def _furnished(kind: str, ipv6: bool) -> list[int]:
     with contextlib.ExitStack() as opened:
         netns = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, netns)
-        messages = [netlink.loopback_up()]
+        netlink.raise_loopback()
         sockets: list[socket.socket] = []
         link: list[int] = []
         if kind == "steered":
-            messages += [netlink.loopback_address(OWN_ADDRESS), netlink.everything_is_local(socket.AF_INET, OWN_ADDRESS)]
+            messages = [netlink.loopback_address(OWN_ADDRESS), netlink.everything_is_local(socket.AF_INET, OWN_ADDRESS)]
             messages += [netlink.everything_is_local(socket.AF_INET6)] if ipv6 else []
-        netlink.carry_out(messages)
-        if kind == "steered":
+            netlink.carry_out(messages)
             sockets = [opened.enter_context(_listener(bpf.DNS_PORT)), opened.enter_context(_resolver())]
             link = [bpf.steer(netns, sockets[0], sockets[1], OWN_ADDRESS)]
         elif kind == "proxy":

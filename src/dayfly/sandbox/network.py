@@ -1,4 +1,4 @@
-"""Network namespaces for instances: made ahead, handed out one each, never used twice.
+"""Network namespaces for instances: made ahead, handed out one each, used again only as sandbox/again.py allows.
 
 `egress="none"` is a namespace with nothing but its own loopback. `egress="internet"` looks to the instance like the open
 internet, but no packet can leave it: every address is delivered to the namespace itself (AnyIP), and a BPF program
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from dayfly.core.wire import egress as wire
 from dayfly.core.wire.egress import NAME_SERVER, PROXY_PORT, Traffic
 from dayfly.sandbox import netns
+from dayfly.sandbox.again import Again
 
 RESOLV_CONF = f"nameserver {NAME_SERVER}\noptions timeout:5 attempts:2\n"
 
@@ -66,6 +67,7 @@ class Pool:
         self._home = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
         self._inline = netns.can_return_to(self._home)
         self._steered = True
+        self._again = Again(self._home) if self._inline else None
         self._features = self._probed()
 
     def __repr__(self) -> str:
@@ -77,23 +79,28 @@ class Pool:
         works unchanged; without it only clients that honour HTTP_PROXY get out)."""
         return dict(self._features)
 
-    def take(self, egress: str) -> int:
+    def take(self, egress: str, tenant: str | None = None) -> int:
         """A namespace of the caller's own, as a descriptor that the caller closes once its process has entered.
 
-        For "internet", `admit` opens the way out, and `release(key(descriptor))` must follow when the instance has ended or could not be
-        started.
+        For "internet", `admit` opens the way out. `release(key(descriptor))` must follow when the instance has ended or could not be
+        started. `tenant`: whose it will be, "" for nobody's yet; None: a new one, whatever there is.
         Raises EgressUnavailable, or OSError when the kernel refuses to make one.
         """
         if egress == "internet":
             if self._features["egress_internet"] is not True:
                 raise EgressUnavailable(str(self._features["egress_internet"]))
             self._wanted["internet"] = self._ready
+        if egress == "none" and tenant is not None and self._again and (descriptor := self._again.take(tenant)) >= 0:
+            self._again.lend(descriptor)
+            return descriptor
         waiting = self._waiting[egress]
         namespace = waiting.pop() if waiting else self._make(egress)
         descriptor = namespace.descriptor
         if egress == "internet":
             self._live[namespace.key()] = namespace
             namespace.descriptor = -1
+        elif self._again:
+            self._again.lend(descriptor)
         return descriptor
 
     def furnish(self, descriptor: int, egress: str) -> int:
@@ -124,8 +131,10 @@ class Pool:
             namespace.admitted = True
             self._broker.open_namespace(key, namespace.sockets, egress, rules)
 
-    def release(self, key: int) -> None:
-        """The instance in this namespace is gone: drop what kept the namespace alive. Unknown keys are ignored."""
+    def release(self, key: int, tenant: str | None = None) -> None:
+        """Every process in this namespace is gone: drop what kept it alive, or keep it for this tenant. Unknown keys are ignored."""
+        if self._again:
+            self._again.release(key, tenant)
         namespace = self._live.pop(key, None)
         if namespace and self._broker:
             if namespace.admitted:
@@ -138,6 +147,8 @@ class Pool:
         Call it off the request path after each `take`, and about once a second otherwise: it is also what notices that the
         broker was restarted. Raises OSError when a namespace cannot be made.
         """
+        if self._again:
+            self._again.expire()
         if self._broker and self._broker.pump():
             return True
         for kind, wanted in self._wanted.items():
@@ -167,6 +178,8 @@ class Pool:
         self._live.clear()
         for waiting in self._waiting.values():
             waiting.clear()
+        if self._again:
+            self._again.close()
         if self._broker:
             self._broker.close()
         if self._home >= 0:

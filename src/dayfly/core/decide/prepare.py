@@ -9,6 +9,7 @@ Silent. Called by node/prepared.py.
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
+QUIET_SECONDS = 0.008  # without a start, before another is made while nearly all stand; the fewer stand, the less
 COMING_MAX = 2  # more at once and they take the processors from the calls they are meant for (facts/sandbox.md, section 3)
 KINDS_MAX = 16
 
@@ -48,6 +49,12 @@ class Stock(Generic[Kind]):
             return None
         wanted = [kind for kind in reversed(self._asked) if there.get(kind, 0) < self.each and not self._is_forgotten(kind, now)]
         return min(wanted, key=lambda kind: there.get(kind, 0), default=None)
+
+    def patience_seconds(self, there: Mapping[Kind, int], now: float) -> float:
+        """How long no start should have come before the next is made. Waiting for a pause keeps refills out of the way of starts; but under
+        steady load pauses are short, and who only waits for long ones makes none. So a stock that is empty waits for no pause at all."""
+        counts = [min(there.get(kind, 0), self.each) for kind in self._asked if not self._is_forgotten(kind, now)]
+        return QUIET_SECONDS * min(counts) / self.each if counts and self.each else QUIET_SECONDS
 
     def surplus(self, there: Mapping[Kind, int], now: float) -> Kind | None:
         """A kind of which one sandbox should go: nobody has asked for it for long. None when all is well."""
