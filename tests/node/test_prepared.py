@@ -64,8 +64,10 @@ def test_an_instance_from_a_prepared_sandbox_is_what_a_forked_one_is(rig: Rig, c
     assert (int(status["NoNewPrivs"]), int(status["Seccomp"])) == (1, 2)
     if rig.uid == 0:
         assert int(status["Uid"].split()[0]) >= 0x10000000
-        group = next(line.split(":")[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if ":memory:" in line or line[:2] == "0:")
-        limits = [path for path in Path("/sys/fs/cgroup").rglob(f"*{group}/memory.*") if path.name in ("memory.limit_in_bytes", "memory.max")]
+        groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        group = next(line.split(":")[2] for line in groups if ":memory:" in line or line[:2] == "0:")
+        found = Path("/sys/fs/cgroup").rglob(f"*{group}/memory.*")
+        limits = [path for path in found if path.name in ("memory.limit_in_bytes", "memory.max")]
         assert {int(path.read_text()) for path in limits} == {64 << 20}
 
 

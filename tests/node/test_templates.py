@@ -176,7 +176,9 @@ def take_over(what):
 def handler(event, context):
     return event
 """
-FORGED_BIRTH = HOSTILE + """
+FORGED_BIRTH = (
+    HOSTILE
+    + """
 def evil(offspring):
     import array
     s = seat()
@@ -188,7 +190,10 @@ def evil(offspring):
         child.send(b"stands")
 take_over(evil)
 """
-FORGED_EXITS = HOSTILE + """
+)
+FORGED_EXITS = (
+    HOSTILE
+    + """
 def evil(offspring):
     s = seat()
     while True:
@@ -200,6 +205,7 @@ def evil(offspring):
         s.send(b"exited x y z")
 take_over(evil)
 """
+)
 
 
 @pytest.mark.parametrize("source", [FORGED_BIRTH, FORGED_EXITS], ids=["a birth that is none", "exits of nobody"])

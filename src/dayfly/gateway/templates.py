@@ -182,5 +182,3 @@ class Templates:
             self._provider.kill(channel.id)
             del self._by_id[channel.id]
             channel.close()
-
-

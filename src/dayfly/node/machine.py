@@ -107,7 +107,7 @@ class Machine:
         return Walls(plan, msgspec.Raw(msgspec.json.encode(plan.steps)), msgspec.json.encode(ahead) if ahead else b"")
 
     def dress(self, memory_mb: int, pids: int, egress: str, cpu_millicores: int = 0, *, tenant: str | None = None) -> Outfit:
-        """A uid, a group with these limits and (`egress` not empty) a network of its own, as far as this machine has them.
+        """A uid, a group with these limits and (unless `egress` is empty) a network of its own, as far as this machine has them.
         `tenant`: whose it is, "" when it is nobody's yet; None: it gets nothing that was used before. Raises OSError."""
         outfit = Outfit(tenant=tenant)
         try:

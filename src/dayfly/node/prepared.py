@@ -1,8 +1,8 @@
 """Prepared sandboxes: forked, walled, hardened and prefaulted before anybody asks, they belong to nobody until they are given away.
 
-Each waits on its *seat*, a socket. Giving it away means: its owner's files are attached from outside (sandbox/door.py), its group gets the
-owner's memory limit, and the instance's four descriptors go over the seat. Which kinds stand ready is decided in core/decide/prepare.py; they
-are made when the node has nothing else to do. Called by node/instances.py, on one thread.
+Each waits on its *seat*, a socket. Giving it away means: its owner's files are attached from outside (sandbox/door.py), its group gets
+the owner's memory limit, and the instance's four descriptors go over the seat. Which kinds stand ready is decided in
+core/decide/prepare.py; they are made when the node has nothing else to do. Called by node/instances.py, on one thread.
 """
 
 import array

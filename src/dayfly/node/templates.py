@@ -1,9 +1,10 @@
 """Templates of this node, seen from outside: asks them for children, furnishes the children's namespaces, gives them away.
 
-A template runs in the full sandbox of an instance, on code that may be hostile, and so do its children until they are hardened: nothing they
-say is believed but what the kernel confirms (who sent a message, who owns a namespace, who has ended). A child makes its namespaces itself,
-without privileges; what it may not do there (mount a /tmp and a /proc, bring up its loopback, take a user) is done for it here. From then
-on it is a sandbox that stands ready, like those of node/prepared.py. Called by node/instances.py, on one thread.
+A template runs in the full sandbox of an instance, on code that may be hostile, and so do its children until they are hardened:
+nothing they say is believed but what the kernel confirms (who sent a message, who owns a namespace, who has ended). A child makes
+its namespaces itself, without privileges; what it may not do there (mount a /tmp and a /proc, bring up its loopback, take a
+user) is done for it here. From then on it is a sandbox that stands ready, like those of node/prepared.py. Called by
+node/instances.py, on one thread.
 """
 
 import array
@@ -57,6 +58,10 @@ class Template:
         self.retired = False
         self.number = 0
         self.children: dict[int, Offshoot] = {}
+
+    def ahead(self) -> int:
+        """Children that nobody has yet."""
+        return sum(child.state in (COMING, STANDS) for child in self.children.values())
 
     def __repr__(self) -> str:
         return f"<Template {self.start.instance} stands={self.stands} children={len(self.children)}>"
@@ -194,7 +199,7 @@ class Templates:
     def refill(self) -> bool:
         """One short piece of work: have a busy template fork a child ahead, or let one go. True: call again soon."""
         now = time.monotonic()
-        there = {name: sum(child.state in (COMING, STANDS) for child in template.children.values()) for name, template in self._by_id.items()}
+        there = {name: template.ahead() for name, template in self._by_id.items()}
         coming = sum(child.state == COMING for child in self._waiting)
         name = self._stock.next({name: count for name, count in there.items() if self.get(name)}, coming, now)
         if name is not None and (template := self.get(name)) is not None:
@@ -223,7 +228,7 @@ class Templates:
         self._close_channel(child)
 
     def _child_speaks(self, child: Offshoot) -> None:
-        """"born" from a process of which the kernel says who it is; "stands" when it has put down its powers."""
+        """ "born" from a process of which the kernel says who it is; "stands" when it has put down its powers."""
         pid = 0
         try:
             said, ancillary, _, _ = child.seat.recvmsg(16, _ANCILLARY_BYTES)
@@ -385,5 +390,3 @@ class Templates:
         self._by_id.clear()
         if self._door is not None:
             self._door.close()
-
-

@@ -43,7 +43,8 @@ class Tree:
         now = time.monotonic()
         found = self._of.get((tenant, runtime))
         if found is None or is_due(found.age, now):
-            found = self._of[tenant, runtime] = self._spare.pop(runtime, None) or self._start(runtime, now)
+            spare = self._spare.pop(runtime) if runtime in self._spare else None
+            found = self._of[tenant, runtime] = spare or self._start(runtime, now)
             found.tenant = tenant
         found.asked_at = now
         return found
@@ -92,10 +93,8 @@ class Tree:
         self._let_go_of_names(zygote)
 
     def _let_go_of_names(self, zygote: Zygote) -> None:
-        for names in (self._of, self._spare):
-            for name, one in list(names.items()):  # type: ignore[attr-defined]
-                if one is zygote:
-                    del names[name]  # type: ignore[attr-defined]
+        self._of = {key: one for key, one in self._of.items() if one is not zygote}
+        self._spare = {runtime: one for runtime, one in self._spare.items() if one is not zygote}
 
     def _start(self, runtime: str, now: float) -> Zygote:
         if now < self._not_before[runtime]:
@@ -107,4 +106,3 @@ class Tree:
         self._watch(zygote)
         log("info", "zygote_started", runtime=runtime, pid=zygote.pid, interpreter=interpreter)
         return zygote
-

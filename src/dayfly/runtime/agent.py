@@ -35,7 +35,8 @@ EXIT_INIT_FAILED = 1
 
 GIVEN = 4  # requests, answers, progress, output
 
-__all__ = ["rehearse", "rehearse_import", "serve", "serve_template", "wait_and_serve"]  # what a zygote calls: rehearse once, the others in each child
+# What a zygote calls: it rehearses once, the others are for its children.
+__all__ = ["rehearse", "rehearse_import", "serve", "serve_template", "wait_and_serve"]
 
 
 def wait_and_serve(seat_fd: int) -> "NoReturn":
@@ -104,7 +105,12 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
     answers, scope = Answers(4), Scope()
     boot = Boot(answers.read_boot())
     outputs = replace_streams(answers, scope)
-    os.register_at_fork(after_in_child=lambda: template.forking or _forget(answers, *outputs))
+
+    def forget() -> None:
+        if not template.forking:
+            _forget(answers, *outputs)
+
+    os.register_at_fork(after_in_child=forget)
     began = monotonic_ns()
     try:
         enter_template(boot, TASK_ROOT, LAYER_ROOT)

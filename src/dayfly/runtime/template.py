@@ -1,9 +1,10 @@
 """A version's template: its init has run, it serves no call, and forks the instances that do.
 
-Three parts. `problems` finds what cannot be forked: threads, open files and sockets, child processes, files in /tmp, memory shared by
-mapping; what it says is read by the function's author. `stand` waits for the node's orders and forks; it returns only in a child. `refresh` makes
-fresh in the child what would be the same in all: random state, temporary names. Hooks are those of Lambda's SnapStart for Python: functions
-registered with `snapshot_restore_py` run before the template stands (last registered first) and in each child (first registered first).
+Three parts. `problems` finds what cannot be forked: threads, open files and sockets, child processes, files in /tmp, memory shared
+by mapping; what it says is read by the function's author. `stand` waits for the node's orders and forks; it returns only in a
+child. `refresh` makes fresh in the child what would be the same in all: random state. Hooks are those of Lambda's SnapStart for
+Python: what is registered with `snapshot_restore_py` runs before the template stands (last registered first) and in each child
+(first registered first).
 
 The process is as hostile as the code whose init it ran: the node believes nothing it says but its exits, and those only once the
 kernel has confirmed them. Used by agent.py.
@@ -141,7 +142,8 @@ def _files() -> list[str]:
 
 def _shared_memory() -> list[str]:
     with open("/proc/self/maps") as file:
-        shared = [line.split(None, 5)[-1].strip() for line in file if line.split(None, 2)[1].startswith("rw") and line.split(None, 2)[1][3] == "s"]
+        rows = [line.split(None, 5) for line in file]
+    shared = [row[-1].strip() for row in rows if row[1] == "rw-s"]
     return _listed(len(shared), "writable shared mapping", shared)
 
 

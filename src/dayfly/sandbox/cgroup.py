@@ -1,9 +1,10 @@
 """Memory, process and processor limits of instances: control groups of version 1 and 2 behind one small interface.
 
 A group is made ahead, given limits when an instance takes it, read when the instance has ended, and then removed, or used again where
-that can be made sure (`Group.renew`): its making and removal cost more than all else that a node does for a start. Entering is the child's affair, in the one cheap way of each version: v1, it writes 0 to its
-own `tasks` (descriptors "tasks0"…); v2, it is born inside by clone3 (descriptor "cgroup"). Any other way waits for an RCU grace
-period, about 6 ms. Called by node/; must never touch a group whose name does not carry this data directory's tag.
+that can be made sure (`Group.renew`): its making and removal cost more than all else that a node does for a start. Entering is the
+child's affair, in the one cheap way of each version: v1, it writes 0 to its own `tasks` (descriptors "tasks0"…); v2, it is born inside by
+clone3 (descriptor "cgroup"). Any other way waits for an RCU grace period, about 6 ms. Called by node/; must never touch a group whose
+name does not carry this data directory's tag.
 """
 
 import contextlib

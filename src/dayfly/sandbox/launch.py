@@ -79,7 +79,7 @@ class Offspring:
         return sys_.clone_with(OFFSPRING_FLAGS, self._thread_id_address)
 
     def harden(self, uid: int, tasks: list[int]) -> None:
-        """In the child, furnished: into its groups, be its own user (0: stay), and put down what the new namespaces allowed. `tasks` are closed."""
+        """In the child, furnished: into its groups, be its own user (0: stay), put down what the new namespaces allowed. Closes `tasks`."""
         for descriptor in tasks:
             os.write(descriptor, b"0")
             os.close(descriptor)

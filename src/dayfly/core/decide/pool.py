@@ -27,10 +27,9 @@ from math import ceil
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
 from dayfly.core.decide.keepalive import IDLE_SECONDS_MIN, IdleTimes, KeepAlive, fixed, priced
+from dayfly.core.decide.scale import depth, needed
 from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, READY, STARTING, WAITING, Call, Instance, step
 
-CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
-SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered call per slot
 START_SECONDS_GUESS = 0.005  # until the first start was seen
 LOOK_SECONDS = 0.001  # between two looks at whether calls already on the socket want another instance
 STALL_SECONDS = 0.01  # no answer for this long, with calls behind, is a reason to start one more instance
@@ -300,12 +299,9 @@ class Pool:
         return (self.ready - self._leaving) * self.limits.concurrency
 
     def _resize(self) -> None:
-        """How many calls may be on the socket at once: one a slot, and more when they are so short that round trips dominate."""
-        depth = 1
-        if 0 <= self.mean_seconds < SHORT_CALL_SECONDS:
-            depth = min(self.limits.prefetch_max, 1 + int(SHORT_CALL_SECONDS / (self.mean_seconds + CALL_OVERHEAD_SECONDS)))
+        """How many calls may be on the socket at once."""
         free = self._free_slots()
-        self._room = free * depth if free > 0 else self._starting * self.limits.concurrency
+        self._room = free * depth(self.limits, self.mean_seconds) if free > 0 else self._starting * self.limits.concurrency
 
     def _start_if_worth_it(self, now: float) -> None:
         coming = self._starting + self._start_asked
@@ -324,13 +320,7 @@ class Pool:
             self._ask(min(missing, room))
 
     def _needed(self, demand: int) -> int:
-        """How many instances so many calls are worth: one each while nothing is known, else as many as keep the wait below a start."""
-        limits = self.limits
-        most = ceil(demand / limits.concurrency)
-        if self.mean_seconds < 0 or most <= 1:
-            return most
-        seconds = self.mean_seconds + CALL_OVERHEAD_SECONDS
-        return min(most, ceil(demand * seconds / (max(self.start_seconds, 1e-4) * limits.concurrency)))
+        return needed(demand, self.limits, self.mean_seconds, self.start_seconds)
 
     def _stalled(self, now: float) -> bool:
         """Nothing finished for longer than a start takes although more is offered than fits: a long call sits before short ones. One more

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 Egress = Literal["none", "internet", "all"]
+EgressMode = Literal["none", "internet", "all", "list"]  # "list": rules decide (core/model/egress.py)
 Auth = Literal["token", "none"]
 Snapshot = Literal["auto", "off"]
 KeepAlive = Literal["auto", "fixed"]

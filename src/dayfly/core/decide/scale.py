@@ -1,0 +1,24 @@
+"""How many instances a demand is worth, and how many calls may lie on a version's socket: arithmetic for core/decide/pool.py. Silent."""
+
+from math import ceil
+
+from dayfly.core.decide.effects import PoolLimits
+
+CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
+SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered call per slot
+
+
+def needed(demand: int, limits: PoolLimits, mean_seconds: float, start_seconds: float) -> int:
+    """One instance each while nothing is known (`mean_seconds` below 0), else as many as keep the newest call's wait below a start."""
+    most = ceil(demand / limits.concurrency)
+    if mean_seconds < 0 or most <= 1:
+        return most
+    seconds = mean_seconds + CALL_OVERHEAD_SECONDS
+    return min(most, ceil(demand * seconds / (max(start_seconds, 1e-4) * limits.concurrency)))
+
+
+def depth(limits: PoolLimits, mean_seconds: float) -> int:
+    """Calls on the socket for each free slot: one, and more when they are so short that round trips dominate."""
+    if 0 <= mean_seconds < SHORT_CALL_SECONDS:
+        return min(limits.prefetch_max, 1 + int(SHORT_CALL_SECONDS / (mean_seconds + CALL_OVERHEAD_SECONDS)))
+    return 1
