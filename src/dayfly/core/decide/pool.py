@@ -307,7 +307,7 @@ class Pool:
         coming = self._starting + self._start_asked
         usable = self.ready - self._leaving
         limits = self.limits
-        room = min(limits.starts_max - coming, limits.max_instances - self.ready - coming)
+        room = min(limits.starts_max, limits.max_instances - self.ready) - coming
         demand = len(self.waiting) + len(self.offered)
         if room <= 0 or demand <= (usable + coming) * limits.concurrency or self.closed:
             return
@@ -377,8 +377,7 @@ class Pool:
         self._resize()
 
     def _take_back(self) -> None:
-        """The last instance is gone: whatever is still offered was begun by nobody. (One that is starting may have become ready and
-        taken a call, without us having heard of it yet.)"""
+        """The last instance is gone, and none is starting that may have taken a call: what is still offered was begun by nobody."""
         self._leaving = 0
         self._blocked = False
         for call in reversed(self.offered.values()):
