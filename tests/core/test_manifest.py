@@ -47,6 +47,46 @@ def test_every_number_has_both_bounds_and_its_message_names_key_value_and_range(
         assert message.startswith(f"{key} = ") and f"{low:g}" in message and f"{high:g}" in message
 
 
+def test_an_explicit_keep_alive_is_a_promise_and_auto_may_be_asked_for_beside_it() -> None:
+    assert checked_config({}, {}, AROUND).keep_alive == "auto"
+    assert checked_config({"keep_alive_seconds": 0}, {}, AROUND).keep_alive == "fixed"
+    assert checked_config({}, {"keep_alive_seconds": 600}, AROUND).keep_alive == "fixed"
+    both = checked_config({"keep_alive": "auto"}, {"keep_alive_seconds": 600}, AROUND)
+    assert (both.keep_alive, both.keep_alive_seconds) == ("auto", 600.0)
+
+
+def test_windows_of_provisioned_instances_are_read_with_their_defaults() -> None:
+    window = {"cron": "0 8 * * mon-fri", "duration": "1d10h30m", "min_instances": 5}
+    (read,) = checked_config({"provisioned": [window]}, {}, AROUND).provisioned
+    assert (read.duration_seconds, read.min_instances, read.timezone) == (86_400 + 10 * 3600 + 1800, 5, "UTC")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cron": 5}, "provisioned[0]: cron must be there"),
+        ({"duration": 36_000}, "provisioned[0]: duration must be a text such as '10h'"),
+        ({"duration": "10 h"}, "duration must be"),
+        ({"duration": ""}, "duration must be"),
+        ({"duration": "30s"}, "from a minute"),
+        ({"duration": "999d"}, "to a year"),
+        ({"min_instances": 0}, "from 1 to 1000"),
+        ({"min_instances": True}, "from 1 to 1000"),
+        ({"min_instances": 101}, "must not be above max_instances = 100"),
+        ({"timezone": ""}, "timezone must be a name"),
+        ({"zone": "UTC"}, "unknown key 'zone'; there are cron, duration, min_instances, timezone"),
+    ],
+)
+def test_a_window_of_the_wrong_shape_is_refused_and_named(change: dict[str, Any], said: str) -> None:
+    window = {"cron": "0 8 * * *", "duration": "10h", "min_instances": 5}
+    assert said in refused_config({"provisioned": [window | change]})
+
+
+@pytest.mark.parametrize("value", ["x", {}, 5, ["x"], [{"cron": "* * * * *", "duration": "1h", "min_instances": 1}] * 17])
+def test_windows_are_a_list_of_at_most_sixteen_tables(value: Any) -> None:
+    assert "provisioned" in refused_config({"provisioned": value})
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

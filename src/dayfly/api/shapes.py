@@ -65,7 +65,8 @@ class Phase(Answer):
 
 class Statistics(Answer):
     """Running numbers of one function since the gateways started. `cost` by the tariff, for those calls. `template`: of the version that
-    was started last: making, ready, or off and why."""
+    was started last: making, ready, or off and why. `idle_times`: how many were seen; after a call the last instance is
+    away for `ahead_seconds` and then there for `keep_seconds`."""
 
     namespace: str
     name: str
@@ -78,6 +79,9 @@ class Statistics(Answer):
     instances: int
     instances_started: int
     instances_lost: int
+    idle_times: int
+    ahead_seconds: float
+    keep_seconds: float
     memory_mb: int
     bytes_in: int
     bytes_out: int

@@ -16,6 +16,7 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import FunctionConfig, Provisioned, Version
 
 CRON_FIELDS = 5
+CLOCK_CHANGE_SECONDS = 3 * 3600.0
 REMEMBERED_MAX = 10_000  # windows whose next edge is known; beyond, all are worked out again
 
 
@@ -39,10 +40,8 @@ def _problems(window: Provisioned, now: float) -> Iterator[str]:
         return
     try:
         next(CronSim(window.cron, datetime.fromtimestamp(now, zone)))
-    except CronSimError as error:
-        yield f"cron = {window.cron!r}: {error}; five fields are minute hour day month weekday, as in '0 8 * * mon-fri'."
-    except StopIteration:
-        yield f"cron = {window.cron!r}: such a time never comes."
+    except (CronSimError, StopIteration) as error:
+        yield f"cron = {window.cron!r}: {error or 'never comes'}; five fields: minute hour day month weekday, as in '0 8 * * mon-fri'."
 
 
 def _zone(name: str) -> tzinfo:
@@ -76,9 +75,10 @@ class Floors:
 
 def _edge(window: Provisioned, now: float) -> tuple[float, bool]:
     """Until when the answer holds, and the answer: whether a beginning lies less than the duration back."""
-    try:
-        starts = CronSim(window.cron, datetime.fromtimestamp(now - window.duration_seconds, _zone(window.timezone)))
-        first = next(starts).timestamp()
+    since = now - window.duration_seconds
+    try:  # begun before any hour that the clock repeats: in the middle of one, cronsim cannot know that it fired already
+        starts = CronSim(window.cron, datetime.fromtimestamp(since - CLOCK_CHANGE_SECONDS, _zone(window.timezone)))
+        first = next(at for start in starts if (at := start.timestamp()) > since)
     except (CronSimError, StopIteration, ZoneInfoNotFoundError, ValueError, OSError):
         return float("inf"), False  # it was sound when it was deployed; the machine's time zones may have changed
     return (first + window.duration_seconds, True) if first <= now else (first, False)

@@ -11,6 +11,7 @@ from dayfly.core.model.records import FunctionStatistics, GatewayStatistics
 GONE_MAX = 16  # ended gateways kept apart, in case the link only broke; older ones are merged into one sum
 GAUGES = ("in_flight", "waiting", "instances")
 COUNTERS = ("calls", "errors", "rejected", "cold", "bytes_in", "bytes_out", "instances_started", "instances_lost")
+LATEST = ("idle_times", "ahead_seconds", "keep_seconds")  # not to be added up: what the latest gateway says
 TABLES = ("sums_us", "outcomes")
 
 GatewayKey = tuple[str, int]
@@ -69,6 +70,8 @@ def _merge(total: dict[FunctionKey, FunctionStatistics], parts: Iterable[Functio
         for name in names:
             setattr(into, name, getattr(into, name) + getattr(part, name))
         into.template = part.template if gauges and part.template else into.template
+        for name in LATEST if gauges else ():
+            setattr(into, name, getattr(part, name))
         into.memory_mb = max(into.memory_mb, part.memory_mb)
         for table in TABLES:
             sums = getattr(into, table)

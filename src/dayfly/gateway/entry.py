@@ -114,6 +114,8 @@ class Entry:
         numbers.waiting += len(self.pool.waiting)
         numbers.instances += len(self.channels)
         numbers.memory_mb += len(self.channels) * self.memory_mb
+        numbers.idle_times = self.pool.keep.seen.total
+        numbers.ahead_seconds, numbers.keep_seconds, _ = self.pool.keep.windows
 
 
 def secrets_of(function: Function, version: Version) -> dict[str, bytes]:

@@ -58,6 +58,9 @@ class FunctionStatistics(msgspec.Struct, kw_only=True):
     instances_started: int = 0
     instances_lost: int = 0
     template: str = ""  # of the version called last: making, ready, or "off: why"
+    idle_times: int = 0  # seen by keep_alive = "auto"; the windows are those of the pool that was last here, in seconds
+    ahead_seconds: float = 0.0
+    keep_seconds: float = 0.0
 
 
 class GatewayStatistics(msgspec.Struct, kw_only=True):
