@@ -305,6 +305,19 @@ def test_v1_ceiling_holds_for_real(real_v1: Groups) -> None:
 
 
 @pytest.mark.root
+def test_v1_ceiling_is_not_inherited(real_v1: Groups) -> None:
+    """A group that serves again has no ceiling for who asks for none."""
+    first = real_v1.take(64 << 20, 8, 100)
+    assert first is not None
+    real_v1.give_back(first)
+    second = real_v1.take(64 << 20, 8)
+    assert second is not None
+    assert second.unique == first.unique, "it was not used again"
+    assert (second.folders["cpu"] / "cpu.cfs_quota_us").read_text().strip() == "-1"
+    real_v1.give_back(second)
+
+
+@pytest.mark.root
 def test_v1_disk_weight_is_of_all_together(real_v1: Groups) -> None:
     """Where the kernel has weights, one group is there for the parent of all instances to join; otherwise a reason."""
     if real_v1.available()["io_cgroup"] is not True:

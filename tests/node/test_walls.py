@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import dayfly
 from dayfly.core.decide import isolate
 from dayfly.core.wire.node import Kill
+from dayfly.sandbox import mounts
 from tests.node.handlers import ECHO, LIBRARIES, LOOK
 from tests.node.rig import Client, Rig, python_for
 
@@ -189,6 +191,32 @@ def test_host_is_hidden(rig: Rig, client: Client) -> None:
     assert not {"SSL_CERT_FILE", "PYTHONPATH_OF_NODE", "USER", "SHELL", "VIRTUAL_ENV", "PYENV_ROOT"} & set(environment)
     assert look.call("[p for p in sys.path if 'site-packages' in p or 'dayfly' in p]") == []
     assert look.call("[m for m in sys.modules if m.startswith('dayfly') or m == 'msgspec']") == []
+
+
+@pytest.mark.parametrize("rig", WALLED, indirect=True)
+def test_what_no_program_runs_with_is_hidden(rig: Rig, client: Client) -> None:
+    """Packages of the machine's Pythons, the platform's own source, headers and documentation are empty folders; programs, libraries and
+    what belongs to them is there."""
+    look = client.run(rig.code(LOOK))
+    prefix = str(look.call("sys.base_prefix"))
+    hidden = [*mounts.HIDDEN, *mounts.installed_packages(("/usr", "/usr/local", prefix)), str(Path(dayfly.__file__).parents[1])]
+    for path in hidden:
+        assert look.call(f"readable({path!r})") in ([], "FileNotFoundError 2", "PermissionError 13"), path
+    assert any(os.path.isdir(path) and os.listdir(path) for path in hidden), "this machine has nothing to hide"
+    assert len(look.call("os.listdir('/usr/share/zoneinfo')")) > 10  # type: ignore[arg-type]
+    shell = "__import__('subprocess').run(['sh', '-c', 'printf %s hi | sha256sum | cut -c1-8'], capture_output=True, text=True).stdout"
+    assert look.call(shell) == "8f434346\n"
+    assert look.call("__import__('ctypes.util').util.find_library('c')") is not None
+
+
+@pytest.mark.parametrize("rig", ALL, indirect=True)
+def test_how_the_platform_was_started_is_hidden(rig: Rig, client: Client) -> None:
+    """Neither the kernel nor Python tells an instance where the platform is installed by the words that started its parent."""
+    look = client.run(rig.code(LOOK))
+    pid = client.wait_accepted(look.name).pid
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == b"dayfly-sandbox"
+    assert look.call("[sys.orig_argv, sys.argv]") == [["dayfly-sandbox"], [""]]
+    assert Path(f"/proc/{pid}/environ").read_bytes().count(str(Path(dayfly.__file__).parents[1]).encode()) == 0
 
 
 @pytest.mark.parametrize("rig", WALLED, indirect=True)

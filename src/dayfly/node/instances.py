@@ -169,7 +169,9 @@ class Instances:
 
     def _from_template(self, start: Start, template: Template, given: list[int], tell: Tell, undo: contextlib.ExitStack) -> Instance:
         """A child of a template: one that stands ready, or one that it forks now."""
-        walls = self.machine.plan(Demand(start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets))
+        walls = self.machine.plan(
+            Demand(start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores)
+        )
         instance = Instance(start, tell, walls.plan, template.zygote)
         self.templates.wanted(template)
         ready = self.templates.take(template)

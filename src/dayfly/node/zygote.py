@@ -91,6 +91,7 @@ class Zygote:
             root = mounts.Root()
             root.add_system(sys.base_prefix)
             root.add_devices()
+            root.hide(str(self.config["source"]))
             for folder in ("/var/task", "/opt/python", "/proc", "/run/secrets", "/tmp"):  # noqa: S108
                 root.add_folder(folder)
             if self.config["userns"]:
@@ -303,6 +304,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, zygote.end)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1, 0, 0)
     launch.name_process("dayfly-zygote")
+    launch.hide_arguments("dayfly-sandbox")
     launch.join_groups(config["shared_groups"])
     launch.offer_to_oom_killer()
     zygote.prepare()

@@ -2,9 +2,9 @@
 
 A group is made ahead, given limits when an instance takes it, read when the instance has ended, and then removed, or used again where
 that can be made sure (`Group.renew`): its making and removal cost more than all else that a node does for a start. Entering is the
-child's affair, in the one cheap way of each version: v1, it writes 0 to its own `tasks` (descriptors "tasks0"…); v2, it is born inside by
-clone3 (descriptor "cgroup"). Any other way waits for an RCU grace period, about 6 ms. Called by node/; must never touch a group whose
-name does not carry this data directory's tag.
+child's affair, in the one cheap way of each version: v1, it writes 0 to its own `tasks` (descriptors "tasks0"…); v2, it is born inside
+by clone3 (descriptor "cgroup"). Any other way waits for an RCU grace period, about 6 ms. Called by node/; must never touch a group
+whose name does not carry this data directory's tag.
 """
 
 import contextlib
@@ -68,6 +68,7 @@ class Group:
         self.unique = list(dict.fromkeys(folders.values()))
         self.made: list[Path] = []
         self._limits: Limits | None = None
+        self._ceiling = 0
         self.descriptors: dict[str, int] = {}
         try:
             for folder in self.unique:
@@ -94,8 +95,10 @@ class Group:
             write(f"{folder}/pids.max", limits.pids)
         if before is None or limits.weight != before.weight:
             self._weigh(limits.weight)
-        if limits.cpu_millicores != (before.cpu_millicores if before else 0):
+        if limits.cpu_millicores != self._ceiling:
+            self._ceiling = -1  # whatever it is, should this fail
             self._cap(limits.cpu_millicores)
+            self._ceiling = limits.cpu_millicores
         self._limits = limits
 
     def _limit_memory(self, memory_bytes: int) -> None:

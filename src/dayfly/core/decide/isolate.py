@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
+from dayfly.core.model.egress import Way
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.function import EgressMode
 
 Features = Mapping[str, bool | str]  # a feature of the machine → True, or a sentence why it is missing
 
@@ -47,7 +47,7 @@ _WHEN_GIVEN: Final = frozenset(("tree", "directory"))
 class Demand(msgspec.Struct, frozen=True):
     """What one instance asks for. `memory_mb` and `tmp_mb` are MiB."""
 
-    egress: EgressMode = "none"
+    egress: Way = "none"
     memory_mb: int = 128
     tmp_mb: int = 64
     pids_max: int = PIDS_MAX

@@ -8,6 +8,7 @@ judges by them (core/decide/egress.py).
 import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +17,7 @@ from dayfly.core.model.settings import Settings
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+Way = Literal["none", "internet", "all", "list"]
 RULES_MAX = 64
 RULE = r"\A[a-z0-9*._:/\[\]-]{1,262}\Z"  # what travels; `parsed` says what is right
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")

@@ -9,7 +9,6 @@ from typing import Literal
 import msgspec
 
 Egress = Literal["none", "internet", "all"]
-EgressMode = Literal["none", "internet", "all", "list"]  # "list": rules decide (core/model/egress.py)
 Auth = Literal["token", "none"]
 Snapshot = Literal["auto", "off"]
 KeepAlive = Literal["auto", "fixed"]

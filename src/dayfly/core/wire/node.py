@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from dayfly.core.model.egress import RULE, RULES_MAX
-from dayfly.core.model.function import EgressMode
+from dayfly.core.model.egress import RULE, RULES_MAX, Way
 
 InstanceId = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -33,7 +32,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     layer: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]  # "" = no dependencies
     memory_mb: Annotated[int, msgspec.Meta(ge=16, le=65536)]
     tmp_mb: Annotated[int, msgspec.Meta(ge=1, le=65536)]
-    egress: EgressMode
+    egress: Way
     egress_rules: Rules = ()  # of "list"; checked for their letters only: who reads them is the egress broker
     cpu_millicores: Annotated[int, msgspec.Meta(ge=0, le=1_024_000)] = 0  # a ceiling of processor time; 0: none
     has_secrets: bool = False
