@@ -12,6 +12,7 @@ import resource
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -185,6 +186,12 @@ def _reply(end: tuple[bytes, float] | None, due: float) -> Reply | None:
     data, at = end
     head, _, body = data.partition(b"\r\n\r\n")
     return Reply(int(head[9:12]), head.decode("latin-1"), body, (at - due) * 1000)
+
+
+def failures(driven: Driven) -> str:
+    """How the calls that failed did: ` (503: 12, no answer: 1)`; empty without any."""
+    counts = Counter("no answer" if one is None else str(one.status) for one in driven.replies if one is None or one.status >= 400)
+    return f" ({', '.join(f'{how}: {count}' for how, count in sorted(counts.items()))})" if counts else ""
 
 
 def split(driven: Driven, numbers: Sequence[int] | None = None) -> tuple[list[Reply], int]:
