@@ -64,8 +64,8 @@ def _run(platform: Platform, raws: list[bytes], what: tuple[int, float, int], ta
     calls = len(driven.replies)
     kernel_us = grown(kernel, kernel_threads()) * 1e6 / max(1, calls)
     notes[f"at {rate}/s, run {number + 1}"] = (
-        f"{calls} calls, {errors} not answered or refused{failures(driven)}, {warm} warm; kernel threads {kernel_us:.0f} µs of CPU per call; "
-        f"driver {_said(driven)}"
+        f"{calls} calls, {errors} not answered or refused{failures(driven)}, {warm} warm; "
+        f"kernel threads {kernel_us:.0f} µs of CPU per call; driver {_said(driven)}"
     )
     p50, p99 = quantile(cold, 0.5), quantile(cold, 0.99)
     return Run(p99, p50, p99, errors, cpu_us_per_call([platform.pid], before, calls), tuple(cold))
