@@ -189,13 +189,19 @@ def _reply(end: tuple[bytes, float] | None, due: float) -> Reply | None:
 
 
 def failures(driven: Driven) -> str:
-    """How the calls that failed did: ` (503: 12, no answer: 1)`; empty without any."""
-    counts = Counter("no answer" if one is None else str(one.status) for one in driven.replies if one is None or one.status >= 400)
+    """How the calls that failed did: ` (503: 12, function error: 3, no answer: 1)`; empty without any."""
+    counts = Counter(_how(one) for one in driven.replies if one is None or not one.good)
     return f" ({', '.join(f'{how}: {count}' for how, count in sorted(counts.items()))})" if counts else ""
 
 
+def _how(reply: Reply | None) -> str:
+    if reply is None:
+        return "no answer"
+    return str(reply.status) if reply.status >= 400 else "function error"
+
+
 def split(driven: Driven, numbers: Sequence[int] | None = None) -> tuple[list[Reply], int]:
-    """The answers below 400 (of these arrivals only, if given), and how many others there were: refused, failed or missing."""
+    """The good answers (of these arrivals only, if given), and how many others there were: refused, failed or missing."""
     chosen = driven.replies if numbers is None else [driven.replies[number] for number in numbers]
-    good = [reply for reply in chosen if reply is not None and reply.status < 400]
+    good = [reply for reply in chosen if reply is not None and reply.good]
     return good, len(chosen) - len(good)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from bench.arrivals import Arrival, drive, split
+from bench.arrivals import Arrival, drive, failures, split
 from bench.cold import RUNS, deploy, invoke, wait_nothing_runs
 from bench.contenders import Bare, Baseline, baselines_python, cpu_us_per_call, free_ports
 from bench.origin import Tally
@@ -41,7 +41,7 @@ def _call(platform: Platform, names: list[str], tally: Tally, drivers: list[str]
     driven = drive(arrivals, connections=len(arrivals))
     replies, errors = split(driven)
     cold, warm = tally.take(replies)
-    drivers.append(f"{100 * driven.cpu_share:.0f}")
+    drivers.append(f"{100 * driven.cpu_share:.0f}{failures(driven)}")
     each = of_latencies(cold, errors + warm, cpu_us_per_call([platform.pid], before, len(names)))
     return Run(max(cold, default=0.0), each.p50, each.p99, each.errors, each.cpu_us, each.samples)
 

@@ -105,8 +105,8 @@ def _call(platform: Platform, name: str, calls: int, tally: Tally) -> Run:
         for _ in range(calls):
             time.sleep(PAUSE_SECONDS)  # the thing that is measured: a call that comes after silence
             reply = client.call(raw)
-            errors += reply.status >= 400
-            replies += [reply] if reply.status < 400 else []
+            errors += not reply.good
+            replies += [reply] if reply.good else []
             _wait_gone(reply)
     finally:
         client.close()
@@ -117,7 +117,7 @@ def _call(platform: Platform, name: str, calls: int, tally: Tally) -> Run:
 def _wait_gone(reply: Reply) -> None:
     """Until the instance that answered has ended: no process of its user is left. Where instances have no user of their own, the pause
     alone must do."""
-    uid = json.loads(reply.body).get("uid", 0) if reply.status < 400 else 0
+    uid = json.loads(reply.body).get("uid", 0) if reply.good else 0
     deadline = time.monotonic() + GONE_SECONDS_MAX
     while uid > 1000 and any(_uid_of(entry) == uid for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         if time.monotonic() > deadline:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from bench.arrivals import Arrival, drive, failures, poisson, split
+from bench.arrivals import Arrival, Driven, drive, failures, poisson, split
 from bench.load import Reply
 from bench.origin import Tally, origin_of
 from bench.outcome import Outcome, Run, Series
@@ -85,6 +85,13 @@ def test_each_baseline_is_compared_with_its_own_subject_and_errors_of_every_row_
     assert baselines["bare pandas"]["ratio"] == 0.1
     assert also["pandas"]["value"] == 9
     assert figure.errors() == 1
+
+
+def test_a_direct_call_whose_handler_failed_is_no_good_answer_although_it_says_200() -> None:
+    crashed = answer(1, "x-amz-function-error: Unhandled")
+    driven = Driven([answer(1, COLD), crashed, answer(1, status=503), None], [], 0.0, 0.0)
+    assert split(driven) == ([driven.replies[0]], 3)
+    assert failures(driven) == " (503: 1, function error: 1, no answer: 1)"
 
 
 class Server:
