@@ -12,6 +12,7 @@ import resource
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -187,8 +188,20 @@ def _reply(end: tuple[bytes, float] | None, due: float) -> Reply | None:
     return Reply(int(head[9:12]), head.decode("latin-1"), body, (at - due) * 1000)
 
 
+def failures(driven: Driven) -> str:
+    """How the calls that failed did: ` (503: 12, function error: 3, no answer: 1)`; empty without any."""
+    counts = Counter(_how(one) for one in driven.replies if one is None or not one.good)
+    return f" ({', '.join(f'{how}: {count}' for how, count in sorted(counts.items()))})" if counts else ""
+
+
+def _how(reply: Reply | None) -> str:
+    if reply is None:
+        return "no answer"
+    return str(reply.status) if reply.status >= 400 else "function error"
+
+
 def split(driven: Driven, numbers: Sequence[int] | None = None) -> tuple[list[Reply], int]:
-    """The answers below 400 (of these arrivals only, if given), and how many others there were: refused, failed or missing."""
+    """The good answers (of these arrivals only, if given), and how many others there were: refused, failed or missing."""
     chosen = driven.replies if numbers is None else [driven.replies[number] for number in numbers]
-    good = [reply for reply in chosen if reply is not None and reply.status < 400]
+    good = [reply for reply in chosen if reply is not None and reply.good]
     return good, len(chosen) - len(good)

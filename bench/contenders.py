@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class Baseline:
         begun = self.begin()
         return (self.first_answer() - begun) * 1000
 
-    def begin(self) -> float:
-        """Start its process without waiting for it. Returns when, by time.perf_counter."""
-        port = free_port()
+    def begin(self, port: int = 0) -> float:
+        """Start its process, on a free port or this one, without waiting for it. Returns when, by time.perf_counter."""
+        port = port or free_port()
         self.address = ("127.0.0.1", port)
         begun = time.perf_counter()
         self.process = subprocess.Popen(
@@ -232,8 +232,14 @@ def emulator() -> str:
 
 def free_port() -> int:
     """A TCP port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """As many different ones."""
+    with ExitStack() as taken:
+        sockets = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def cpu_us_per_call(roots: list[int], before: float, calls: int) -> float:

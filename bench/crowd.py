@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from bench.arrivals import Arrival, drive, split
+from bench.arrivals import Arrival, drive, failures, split
 from bench.cold import RUNS, deploy, invoke, wait_nothing_runs
-from bench.contenders import Bare, Baseline, baselines_python, cpu_us_per_call
+from bench.contenders import Bare, Baseline, baselines_python, cpu_us_per_call, free_ports
 from bench.origin import Tally
 from bench.outcome import Outcome, Run, alternate, of_latencies
 from bench.processes import cpu_seconds
@@ -41,7 +41,7 @@ def _call(platform: Platform, names: list[str], tally: Tally, drivers: list[str]
     driven = drive(arrivals, connections=len(arrivals))
     replies, errors = split(driven)
     cold, warm = tally.take(replies)
-    drivers.append(f"{100 * driven.cpu_share:.0f}")
+    drivers.append(f"{100 * driven.cpu_share:.0f}{failures(driven)}")
     each = of_latencies(cold, errors + warm, cpu_us_per_call([platform.pid], before, len(names)))
     return Run(max(cold, default=0.0), each.p50, each.p99, each.errors, each.cpu_us, each.samples)
 
@@ -51,7 +51,7 @@ def processes_at_once(count: int, crowd: int, weigh: Callable[[list[int]], None]
     to `crowd`. `weigh` sees their pids while they live."""
     processes: list[Baseline] = [Bare("direct") for _ in range(count)]
     try:
-        begun = [process.begin() for process in processes]
+        begun = [process.begin(port) for process, port in zip(processes, free_ports(count), strict=True)]
         ends = [process.first_answer() for process in processes]
         pids = [pid for process in processes for pid in process.roots()]
         weigh(pids)

@@ -133,7 +133,7 @@ def _prepare(platform: Platform, count: int) -> float:
     for number in range(FUNCTIONS):
         platform.put(f"holding{number}", HOLDING, namespace="default", **config, max_instances=-(-count // FUNCTIONS))
     replies, begun_at, errors = _hold(platform, ["probe"] * PROBE, 3.0)
-    if errors:
+    if not replies:
         raise RuntimeError(f"{errors} of {PROBE} calls failed\n{platform.log_text()[-2000:]}")
     seconds = max(_born(replies)) - begun_at
     nobody = lambda document: not any(one.get("instances") for one in document["functions"] if one["name"] == "probe")  # noqa: E731

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable
 
-from bench.arrivals import Address, Arrival, drive, poisson, split
+from bench.arrivals import Address, Arrival, drive, failures, poisson, split
 from bench.contenders import SUBJECTS, Bare, Dayfly, baselines_python
 from bench.density import HOLDING
 from bench.load import Request
@@ -74,6 +74,7 @@ def _run(platform: Platform, neighbour: tuple[Request, Address], burst: str, pla
     cost = driven.driver()
     notes[f"beside {burst}"] = (
         f"{cold} instances within {end - at:.2f} s; the neighbour's p99 {calm:.3g} ms before ({len(quiet)} calls), "
-        f"{p99:.3g} ms during ({len(loud)} calls), driver {cost['cpu_percent_of_a_core']} % of a core, {cost['late_ms_p99']} ms late at p99"
+        f"{p99:.3g} ms during ({len(loud)} calls){failures(driven)}, driver {cost['cpu_percent_of_a_core']} % of a core, "
+        f"{cost['late_ms_p99']} ms late at p99"
     )
     return Run(p99 / max(calm, 1e-6), quantile(times, 0.5), p99, errors + quiet_errors + loud_errors + (BURST - cold))

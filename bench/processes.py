@@ -42,15 +42,20 @@ def pss_bytes(pid: int) -> int:
     return memory_bytes(pid, "Pss")
 
 
-def kernel_seconds() -> float:
-    """CPU time of all kernel threads that live now: what is done for everybody after the fact, such as taking network namespaces apart."""
-    nanoseconds = 0
+def kernel_threads() -> dict[int, float]:
+    """CPU seconds of each kernel thread: what is done for everybody after the fact, such as taking network namespaces apart."""
+    seconds: dict[int, float] = {}
     for pid in descendants(2):
         try:
-            nanoseconds += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+            seconds[pid] = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
         except OSError:
             continue  # it has ended, or the kernel keeps no such count
-    return nanoseconds / 1e9
+    return seconds
+
+
+def grown(before: dict[int, float], after: dict[int, float]) -> float:
+    """What those that are still there have added, and all of those that are new."""
+    return sum(max(0.0, seconds - before.get(pid, 0.0)) for pid, seconds in after.items())
 
 
 def page_table_bytes(pid: int) -> int:

@@ -9,12 +9,12 @@ import random
 import time
 from collections.abc import Callable
 
-from bench.arrivals import Arrival, Driven, drive, poisson, split
+from bench.arrivals import Arrival, Driven, drive, failures, poisson, split
 from bench.cold import RUNS, deploy, invoke, wait_nothing_runs
 from bench.contenders import Bare, baselines_python, cpu_us_per_call
 from bench.origin import Tally
 from bench.outcome import Outcome, Run, Series, alternate, quantile
-from bench.processes import cpu_seconds, kernel_seconds
+from bench.processes import cpu_seconds, grown, kernel_threads
 from tests.e2e.harness import Platform
 
 RATES = (300, 500)
@@ -57,15 +57,15 @@ def _name(rate: int) -> str:
 def _run(platform: Platform, raws: list[bytes], what: tuple[int, float, int], tallies: dict[str, Tally], notes: dict[str, str]) -> Run:
     rate, _, number = what
     wait_nothing_runs(platform)
-    before, kernel = cpu_seconds([platform.pid]), kernel_seconds()
+    before, kernel = cpu_seconds([platform.pid]), kernel_threads()
     driven = drive(_plan(raws, platform.address, what), drain_seconds=DRAIN_SECONDS)
     replies, errors = split(driven)
     cold, warm = tallies[_name(rate)].take(replies)
     calls = len(driven.replies)
-    kernel_us = (kernel_seconds() - kernel) * 1e6 / max(1, calls)
+    kernel_us = grown(kernel, kernel_threads()) * 1e6 / max(1, calls)
     notes[f"at {rate}/s, run {number + 1}"] = (
-        f"{calls} calls, {errors} not answered or refused, {warm} warm; kernel threads {kernel_us:.0f} µs of CPU per call; "
-        f"driver {_said(driven)}"
+        f"{calls} calls, {errors} not answered or refused{failures(driven)}, {warm} warm; "
+        f"kernel threads {kernel_us:.0f} µs of CPU per call; driver {_said(driven)}"
     )
     p50, p99 = quantile(cold, 0.5), quantile(cold, 0.99)
     return Run(p99, p50, p99, errors, cpu_us_per_call([platform.pid], before, calls), tuple(cold))

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from bench.arrivals import Arrival, drive, poisson, split
+from bench.arrivals import Arrival, Driven, drive, failures, poisson, split
 from bench.load import Reply
 from bench.origin import Tally, origin_of
 from bench.outcome import Outcome, Run, Series
+from bench.processes import grown
 from bench.report import text
 
 
@@ -86,6 +87,13 @@ def test_each_baseline_is_compared_with_its_own_subject_and_errors_of_every_row_
     assert figure.errors() == 1
 
 
+def test_a_direct_call_whose_handler_failed_is_no_good_answer_although_it_says_200() -> None:
+    crashed = answer(1, "x-amz-function-error: Unhandled")
+    driven = Driven([answer(1, COLD), crashed, answer(1, status=503), None], [], 0.0, 0.0)
+    assert split(driven) == ([driven.replies[0]], 3)
+    assert failures(driven) == " (503: 1, function error: 1, no answer: 1)"
+
+
 class Server:
     """Accepts on loopback, waits until `count` requests are there, then does `then` with each connection; in a thread of its own."""
 
@@ -140,3 +148,8 @@ def test_a_call_whose_server_leaves_has_no_answer_and_is_counted() -> None:
     with Server(2, answers=False) as server:
         driven = drive([Arrival(0.0, RAW, server.address)] * 2, connections=2, drain_seconds=10)
     assert split(driven) == ([], 2)
+    assert failures(driven) == " (no answer: 2)"
+
+
+def test_kernel_threads_that_ended_take_nothing_off_and_new_ones_count_whole() -> None:
+    assert grown({10: 1.0, 11: 5.0}, {10: 1.5, 12: 0.25}) == 0.75
