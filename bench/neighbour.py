@@ -65,7 +65,7 @@ def _run(platform: Platform, neighbour: tuple[Request, Address], burst: str, pla
     driven = drive(arrivals, connections=BURST + 16)
     of_burst = [number for number, arrival in enumerate(arrivals) if arrival.raw is raw]
     replies, errors = split(driven, of_burst)
-    end = max((json.loads(reply.body)["born"] for reply in replies), default=0.0) - driven.begun_at
+    end = max((json.loads(reply.body)["there"] for reply in replies), default=0.0) - driven.begun_at
     cold = len({reply.header("x-dayfly-instance") for reply in replies})
     quiet, quiet_errors = split(driven, [n for n, one in enumerate(arrivals) if one.raw is not raw and WARM_UP_SECONDS <= one.due < at])
     loud, loud_errors = split(driven, [n for n, one in enumerate(arrivals) if one.raw is not raw and at <= one.due <= end])
