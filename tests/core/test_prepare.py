@@ -81,9 +81,10 @@ def test_every_pair_outside_the_snapshot_table_raises():
 
 def test_only_an_init_that_is_worth_it_gets_a_template():
     worth = snapshot.WORTH_US
-    assert snapshot.is_wanted("auto", snapshot.NONE, worth, 0)
-    assert not snapshot.is_wanted("auto", snapshot.NONE, worth - 1, 0)
-    assert not snapshot.is_wanted("off", snapshot.NONE, worth, 0)
-    assert not snapshot.is_wanted("auto", snapshot.NONE, worth, snapshot.TRIES_MAX)
+    assert snapshot.is_wanted("auto", snapshot.NONE, worth, 0, 1e9)
+    assert not snapshot.is_wanted("auto", snapshot.NONE, worth - 1, 0, 1e9)
+    assert not snapshot.is_wanted("off", snapshot.NONE, worth, 0, 1e9)
+    assert not snapshot.is_wanted("auto", snapshot.NONE, worth, snapshot.TRIES_MAX, 1e9)
+    assert not snapshot.is_wanted("auto", snapshot.NONE, worth, 0, snapshot.REMAKE_SECONDS - 1)
     for state in (snapshot.MAKING, snapshot.READY, snapshot.OFF):
-        assert not snapshot.is_wanted("auto", state, worth, 0)
+        assert not snapshot.is_wanted("auto", state, worth, 0, 1e9)

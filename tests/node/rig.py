@@ -26,16 +26,17 @@ from dayfly.sandbox import cgroup, privileges
 
 SECONDS_MAX = 20.0
 PROGRAM = """
-import sys, os
+import json, sys, os
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.node import server
 data, run, isolation, filtered = sys.argv[1:5]
+more = json.loads(sys.argv[5])
 if filtered:  # as in a container that forbids namespaces and mounts
     from dayfly.sandbox import seccomp, syscalls
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0)
     syscalls.seccomp_filter(seccomp.program())
-settings = Settings(data=data, run=run, isolation=isolation, log_level="warning")
+settings = Settings(data=data, run=run, isolation=isolation, log_level="warning", **more)
 server.run(settings, Layout(data, run), lifeline=0, ready=lambda: os.write(1, b"ready"))
 """
 
@@ -231,7 +232,7 @@ class Client:
 class Rig:
     """A node with a data directory of its own, run as `uid`."""
 
-    def __init__(self, uid: int = -1, isolation: str = "auto", filtered: bool = False) -> None:
+    def __init__(self, uid: int = -1, isolation: str = "auto", filtered: bool = False, settings: dict[str, object] | None = None) -> None:
         self.uid = os.getuid() if uid < 0 else uid
         self.folder = Path(tempfile.mkdtemp(prefix="dayfly-node-", dir="/tmp"))
         self.folder.chmod(0o711)
@@ -243,6 +244,7 @@ class Rig:
         self.users = privileges.role_users(layout.data)
         self.isolation = isolation
         self.filtered = filtered
+        self.settings = json.dumps(settings or {})
         self.clients: list[Client] = []
         self.log = (self.folder / "log").open("w+b")
         self.start()
@@ -250,7 +252,17 @@ class Rig:
     def start(self) -> None:
         python, environment = python_for(self.uid)
         become = [] if self.uid == os.getuid() else ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
-        command = [*become, python, "-c", PROGRAM, self.layout.data, self.layout.run, self.isolation, "yes" if self.filtered else ""]
+        command = [
+            *become,
+            python,
+            "-c",
+            PROGRAM,
+            self.layout.data,
+            self.layout.run,
+            self.isolation,
+            "yes" if self.filtered else "",
+            self.settings,
+        ]
         lifeline, self.lifeline = os.pipe()
         self.process = subprocess.Popen(command, stdin=lifeline, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         os.close(lifeline)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -236,3 +237,49 @@ def test_a_template_serves_no_call(rig: Rig, client: Client) -> None:
     instance = child(rig, client, ECHO, parent)
     assert instance.call(3) == 3
     assert parent.requests.getsockopt(1, 4) == 0
+
+
+def test_a_burst_is_served_by_one_template_and_nobody_dies(rig: Rig, client: Client) -> None:
+    """More children than one user may have processes, all alive at once, all from the template or its like, none lost."""
+    parent = template(rig, client, PLAIN)
+    instances = [client.start(rig.code(PLAIN), parent=parent.name) for _ in range(100)]
+    for instance in instances:
+        instance.boot()
+    for instance in instances:
+        instance.ready()
+    assert {instance.origin for instance in instances} <= {"template", "ahead"}
+    answers = [instance.call() for instance in instances]
+    assert len({tuple(answer[1:]) for answer in answers}) == 100  # type: ignore[index]
+    assert not client.exited
+
+
+@pytest.fixture
+def small_rig() -> Iterator[Rig]:
+    """A node whose templates have room for about one."""
+    rig = Rig(settings={"templates_memory_mb": 30})
+    yield rig
+    rig.close()
+
+
+def test_templates_make_room_for_each_other(small_rig: Rig) -> None:
+    """The one with a child in use stays, whatever else it is worth; the other goes."""
+    client = small_rig.client()
+    source = PLAIN + "BALLAST = bytearray(b'x') * (12 << 20)\n"
+    used = template(small_rig, client, f"{source}# used\n")
+    child(small_rig, client, f"{source}# used\n", used)
+    idle = client.start(small_rig.code(f"{source}# idle\n"), role="template")
+    idle.boot()
+    assert client.wait_exited(idle.name).reason == "signal"
+    assert used.name not in client.exited
+    again = client.run(small_rig.code(f"{source}# idle\n"), parent=idle.name)
+    assert again.origin in ("fork", "prepared")
+
+
+def test_a_template_larger_than_all_room_is_refused(small_rig: Rig) -> None:
+    """And says why, so that nobody makes it again and again."""
+    client = small_rig.client()
+    made = client.start(small_rig.code(f"BALLAST = bytearray(b'x') * (40 << 20)\n{ECHO}"), role="template")
+    made.boot()
+    exited = client.wait_exited(made.name)
+    assert exited.reason == "refused"
+    assert "templates_memory_mb" in exited.detail

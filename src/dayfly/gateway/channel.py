@@ -161,6 +161,7 @@ class Ready(msgspec.Struct):
     """What an instance says of itself when its init ran (runtime/frames.py READY)."""
 
     init_us: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
+    init_cpu_us: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
     is_async: bool = msgspec.field(default=True, name="async")
     origin: Literal["fork", "prepared", "template", "ahead"] = "fork"
     problems: Annotated[list[Annotated[str, msgspec.Meta(max_length=4000)]], msgspec.Meta(max_length=16)] = []
@@ -170,8 +171,9 @@ class Channel:
     """One instance's own socket, its progress page and its output pipe, seen from the gateway."""
 
     __slots__ = (
-        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "believed",
-        "entry", "exit", "head", "id", "init_us", "is_async", "origin", "problems", "ready_at", "start_us", "started_at", "tail", "wanted",
+        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "believed", "entry",
+        "exit", "head", "id", "init_cpu_us", "init_us", "is_async", "origin", "problems", "ready_at", "start_us", "started_at",
+        "tail", "wanted",
     )  # fmt: skip
 
     def __init__(self, id: str, events: ChannelEvents, entry: Any, started_at: float) -> None:
@@ -180,7 +182,7 @@ class Channel:
         self.started_at = started_at
         self.ready_at = 0.0
         self.start_us = 0
-        self.init_us = 0
+        self.init_us = self.init_cpu_us = 0
         self.is_async = True  # whether its handler is; known when it is ready
         self.origin = "fork"  # how it came to be, as it says
         self.problems: list[str] = []  # of a template: what forbids it
@@ -203,7 +205,7 @@ class Channel:
         """It said READY at `now`. Raises msgspec.DecodeError when that is nonsense, and changes nothing then."""
         said = msgspec.json.decode(meta, type=Ready)
         self.ready_at = now
-        self.init_us = said.init_us
+        self.init_us, self.init_cpu_us = said.init_us, said.init_cpu_us
         self.start_us = max(0, int((now - self.started_at) * 1e6) - self.init_us)
         self.is_async = said.is_async
         self.origin = said.origin

@@ -164,6 +164,7 @@ class Fleet:
                 del self._entries[key]
                 self._drain(entry)
         self._bury(now)
+        self.templates.tick(quiet=not self._pending and not self._starting)
         if now >= self._keep_at:
             self._keep_at = now + KEEP_SECONDS
             self.templates.keep(known() | self._entries.keys())
@@ -298,7 +299,7 @@ class Fleet:
             prover(channel, {})
         entry.pool.started(channel.id, now)
         if channel.origin in RAN_INIT:
-            self.templates.ran_init(entry, channel.init_us)
+            self.templates.ran_init(entry, channel.init_cpu_us)
         self._carry_out(entry)
         self._start_pending()
 

@@ -35,6 +35,7 @@ class Template:
         self.entry = entry
         self.state = snapshot.NONE
         self.tries = 0
+        self.made_at = float("-inf")
         self.reason = ""
         self.channel: Channel | None = None
 
@@ -53,6 +54,7 @@ class Templates:
         self._number = 0
         self._by_key: dict[Key, Template] = {}
         self._by_id: dict[str, Template] = {}
+        self._wanted: dict[Key, Entry] = {}  # the longest wanted first
 
     def __repr__(self) -> str:
         return f"<Templates {list(self._by_key.values())}>"
@@ -64,24 +66,39 @@ class Templates:
             return ""
         return found.channel.id
 
-    def ran_init(self, entry: Entry, init_us: int) -> None:
-        """An instance ran the whole init itself: is a template worth it?"""
+    def ran_init(self, entry: Entry, init_cpu_us: int) -> None:
+        """An instance ran the whole init itself: is a template worth it? It is made when there is a quiet moment (`tick`)."""
         key = entry.version.key
         found = self._by_key.get(key)
         if found is None or found.entry.secrets != entry.secrets:
             if found is not None:
                 self._let_go(found)
             found = self._by_key[key] = Template(entry)
-        if snapshot.is_wanted(entry.version.config.snapshot, found.state, init_us, found.tries) and self._provider.connected:
-            self._make(found, entry)
+        since = time.monotonic() - found.made_at
+        if snapshot.is_wanted(entry.version.config.snapshot, found.state, init_cpu_us, found.tries, since):
+            self._wanted[key] = entry
+
+    def tick(self, *, quiet: bool) -> None:
+        """Make one template that is wanted, if nothing waits for a start and no other is being made."""
+        if not self._wanted or not quiet or not self._provider.connected:
+            return
+        if any(template.state == snapshot.MAKING for template in self._by_key.values()):
+            return
+        key = next(iter(self._wanted))
+        entry = self._wanted.pop(key)
+        template = self._by_key.get(key)
+        if template is not None and template.state == snapshot.NONE:
+            self._make(template, entry)
 
     def _make(self, template: Template, entry: Entry) -> None:
         self._number += 1
         channel = Channel(f"{self._prefix}-t{self._number:x}", self, entry, time.monotonic())
         template.entry, template.channel = entry, channel
         template.tries += 1
+        template.made_at = channel.started_at
         template.state = snapshot.step(template.state, "wanted")
-        self._by_id[channel.id] = template
+        self._by_id = {name: other for name, other in self._by_id.items() if other is not template}
+        self._by_id[channel.id] = template  # until the node says how it ended
         if not spawn(self._provider, entry, channel, role="template"):
             self._lost(template)
 
@@ -91,6 +108,7 @@ class Templates:
             if key not in known:
                 self._let_go(template)
                 del self._by_key[key]
+                self._wanted.pop(key, None)
 
     def text(self, entry: Entry) -> str:
         """For people: the state, and why there is none when it is off."""
@@ -112,7 +130,7 @@ class Templates:
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         template = self._by_id.get(channel.id)
-        if template is None:
+        if template is None or template.channel is not channel:
             return
         if frame.kind == frames.LOG:
             self._outputs.frame(channel, frame)
@@ -131,17 +149,17 @@ class Templates:
         template = self._by_id.get(channel.id)
         if reason == "garbage":
             log.warning("template_sent_garbage", instance=channel.id)
-        if template is not None:
+        if template is not None and template.channel is channel:
             self._lost(template)
 
     def exited(self, message: Exited) -> None:
         """The node's word on an instance that is none of the fleet's."""
-        template = self._by_id.get(message.instance)
+        template = self._by_id.pop(message.instance, None)
         if template is None:
             return
-        if message.reason == "refused" and template.state == snapshot.MAKING and message.detail:
+        if message.reason == "refused" and message.detail:
             self._refuse(template, message.detail)
-        else:
+        elif template.channel is not None:
             self._lost(template)
 
     def _ready(self, template: Template, channel: Channel, meta: bytes) -> None:
@@ -180,5 +198,4 @@ class Templates:
         channel, template.channel = template.channel, None
         if channel is not None:
             self._provider.kill(channel.id)
-            del self._by_id[channel.id]
             channel.close()

@@ -19,9 +19,10 @@ from dayfly.core.wire.node import Accepted, Exited, Start
 from dayfly.node.log import log
 from dayfly.node.machine import Machine, Walls
 from dayfly.node.nursery import Ticket, Zygote
+from dayfly.node.offshoot import Offshoot, Template
 from dayfly.node.outfit import Outfit
 from dayfly.node.prepared import Prepared, Reserve, Watch
-from dayfly.node.templates import Offshoot, Template, Templates
+from dayfly.node.templates import Templates
 from dayfly.node.tree import Tree
 from dayfly.sandbox import cgroup, mounts
 
@@ -177,8 +178,8 @@ class Instances:
         ready = self.templates.take(template)
         if ready is None:
             own = [os.dup(descriptor) for descriptor in given]
-            instance.offshoot = self.templates.ask(template, lambda child: self._arrived(instance, start, own, child))
             self._live[instance.id] = instance
+            self.templates.order(template, lambda child: self._arrived(instance, start, own, child))
         else:
             self._move_into(instance, ready, "ahead", given)
         return instance
@@ -263,6 +264,10 @@ class Instances:
         found.tell(Accepted(found.id, pid, found.plan.walls, found.plan.missing))
         if found.killed:  # the kill came before the fork
             found.kill()
+
+    def pid_of(self, name: str) -> int:
+        """Of an instance or template that was forked; 0 before."""
+        return self._live[name].pid if name in self._live else 0
 
     def failed(self, name: str, detail: str) -> None:
         if name in self._named:

@@ -13,24 +13,24 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
 from typing import Protocol
 
+from dayfly.core.decide.evict import GreedyDual
 from dayfly.core.decide.isolate import PIDS_MAX, TMP_INODES_PER_MB
 from dayfly.core.decide.prepare import Stock
 from dayfly.core.wire.node import Start
 from dayfly.node.log import log
 from dayfly.node.machine import Machine
 from dayfly.node.nursery import Zygote
-from dayfly.node.outfit import Outfit
+from dayfly.node.offshoot import COMING, LOST, OWNED, STANDS, TAKEN, Offshoot, Owner, Template
 from dayfly.node.prepared import Watch
 from dayfly.sandbox import mounts
 from dayfly.sandbox import syscalls as sys_
 from dayfly.sandbox.door import Door, Spaces, attaching
 
-# What becomes of a child. Only an OWNED one is an instance, whose end its owner hears of.
-COMING, STANDS, TAKEN, OWNED, LOST = "coming", "stands", "taken", "owned", "lost"
 BIRTH_SECONDS_MAX = 2.0  # a template that has not forked by then is asked no more
+FAILURES_MAX = 3  # births of one template that fail in a row; then it is asked no more
+BIRTHS_MAX = 4  # of one template under way; more would only share the same processors
 REPORT_SECONDS_MAX = 0.25  # the kernel says that a child has ended; how, its template must say within this time
 FORGET_SECONDS = 60.0  # a template of which nobody asked for a child in this time has none standing ready
 _CREDENTIALS = struct.Struct("3i")
@@ -42,60 +42,9 @@ class Listener(Protocol):
 
     def exited(self, name: str, kind: str, code: int, cpu_us: int, peak_bytes: int) -> None: ...
 
+    def failed(self, name: str, detail: str) -> None: ...
 
-Owner = Callable[["Offshoot | None"], None]  # told when its child stands; None: there will be none
-
-
-class Template:
-    """One template. `stands` once its init is over; `retired` when it forks no more."""
-
-    def __init__(self, start: Start, zygote: Zygote, seat: socket.socket) -> None:
-        self.start = start
-        self.zygote = zygote
-        self.seat = seat
-        self.uid = 0
-        self.stands = False
-        self.retired = False
-        self.number = 0
-        self.children: dict[int, Offshoot] = {}
-
-    def ahead(self) -> int:
-        """Children that nobody has yet."""
-        return sum(child.state in (COMING, STANDS) for child in self.children.values())
-
-    def __repr__(self) -> str:
-        return f"<Template {self.start.instance} stands={self.stands} children={len(self.children)}>"
-
-
-class Offshoot:
-    """A template's child, from the order to its end."""
-
-    def __init__(self, template: Template, number: int, outfit: Outfit, seat: socket.socket, owner: Owner | None) -> None:
-        self.template = template
-        self.number = number
-        self.name = f"{template.start.instance}.{number}"
-        self.outfit = outfit
-        self.seat = seat
-        self.owner = owner
-        self.asked_at = time.monotonic()
-        self.pid = 0
-        self.pidfd = -1
-        self.spaces: Spaces | None = None
-        self.proc: socket.socket | None = None  # where its /proc arrives
-        self.state = COMING
-        self.ended_at = 0.0
-        self.report: tuple[str, int, int, int] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Offshoot {self.name} pid={self.pid} {self.state}>"
-
-    def kill(self) -> None:
-        """SIGKILL to everything in its sandbox."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(OSError):
-                sys_.pidfd_send_signal(self.pidfd, 9)
-        else:
-            self.seat.close()
+    def pid_of(self, name: str) -> int: ...
 
 
 class Templates:
@@ -108,6 +57,8 @@ class Templates:
         self._by_id: dict[str, Template] = {}
         self._waiting: list[Offshoot] = []  # not yet standing, or ended without a report
         self._door = Door() if machine.private_root else None
+        self._eviction = GreedyDual[str]()
+        self._room_bytes = machine.settings.templates_memory_mb << 20
         each = machine.settings.prepared_max
         self._stock: Stock[str] = Stock(each, each * 8, FORGET_SECONDS)
 
@@ -145,6 +96,7 @@ class Templates:
             child.report = child.report or ("orphaned", 9, 0, 0)
             if child.pidfd < 0:
                 self._end(child)
+        self._next(template)
 
     def _template_speaks(self, template: Template) -> None:
         try:
@@ -155,7 +107,14 @@ class Templates:
             said = b""
         words = said.decode("ascii", "replace").split()
         if words == ["stands"] and not template.stands:
-            template.stands = True
+            template.stand(self._listener.pid_of(template.start.instance))
+            if template.size_bytes > self._room_bytes:
+                why = (
+                    f"it takes {template.size_bytes >> 20} MB, all of them together may take {self._room_bytes >> 20} (templates_memory_mb)"
+                )
+                self._listener.failed(template.start.instance, why)
+                self.retire(template)
+            self._make_room()
         elif len(words) == 6 and words[0] == "exited" and all(word.isdigit() for word in (words[1], *words[3:])):
             child = template.children.get(int(words[1]))
             if child is not None and words[2] in ("exit", "signal"):
@@ -168,8 +127,27 @@ class Templates:
 
     # Children
 
+    def order(self, template: Template, owner: Owner) -> None:
+        """Have it fork for `owner`, who is told when the child stands (or that there will be none); in turn, when many want one at once.
+        Raises OSError."""
+        if template.coming() >= BIRTHS_MAX:
+            template.owners.append(owner)
+        else:
+            self.ask(template, owner)
+
+    def _next(self, template: Template) -> None:
+        """A birth is over: whose turn is it?"""
+        while template.owners and template.coming() < BIRTHS_MAX:
+            owner = template.owners.popleft()
+            try:
+                if template.retired:
+                    raise BrokenPipeError
+                self.ask(template, owner)
+            except OSError:
+                owner(None)
+
     def ask(self, template: Template, owner: Owner | None) -> Offshoot:
-        """Have it fork. `owner` is told once the child stands; without one it waits for whoever comes. Raises OSError."""
+        """Have it fork now. Without `owner` the child waits for whoever comes. Raises OSError."""
         start = template.start
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, contextlib.ExitStack() as undo:
@@ -194,6 +172,7 @@ class Templates:
 
     def wanted(self, template: Template) -> None:
         """Note that somebody asks for a child of it."""
+        template.asked += 1
         self._stock.asked(template.start.instance, time.monotonic())
 
     def refill(self) -> bool:
@@ -242,10 +221,12 @@ class Templates:
                 self._furnish(child, pid)
             elif said == b"stands" and pid == child.pid and child.state == COMING:
                 child.state = STANDS
+                child.template.failures = 0
                 self._waiting.remove(child)
                 if child.owner is not None:
                     child.state = TAKEN
                     child.owner(child)
+                self._next(child.template)
             else:
                 raise ConnectionResetError(f"it said {said!r}")
         except (OSError, ValueError) as error:
@@ -308,7 +289,9 @@ class Templates:
         if child.state in (OWNED, LOST):
             return
         log("warning", "offshoot_failed", name=child.name, detail=why)
-        child.template.retired = True  # the next would not fare better
+        child.template.failures += 1
+        if child.template.failures >= FAILURES_MAX:
+            self.retire(child.template)  # the next would not fare better
         child.state = LOST
         if child in self._waiting:
             self._waiting.remove(child)
@@ -318,6 +301,7 @@ class Templates:
         if child.owner is not None:
             child.owner(None)
             child.owner = None
+        self._next(child.template)
 
     def _ended(self, child: Offshoot) -> None:
         """The kernel says so. How, its template says; if it does not, that stays unknown."""
@@ -355,6 +339,18 @@ class Templates:
         if child.spaces is not None:
             child.spaces.close()
 
+    # Room
+
+    def _make_room(self) -> None:
+        """Together they may take so much; the least worth it goes (core/decide/evict.py), and is made again when it is missed."""
+        while sum(it.size_bytes for it in self._by_id.values() if not it.retired) > self._room_bytes:
+            name = self._eviction.choose(it.item() for it in self._by_id.values() if it.stands and not it.retired)
+            if name is None:
+                return
+            log("info", "template_evicted", instance=name, bytes=self._by_id[name].size_bytes)
+            self.retire(self._by_id[name])
+            self._eviction.left(name)
+
     # The clock
 
     def retire(self, template: Template) -> None:
@@ -363,6 +359,7 @@ class Templates:
         for child in list(template.children.values()):
             if child.state in (COMING, STANDS):
                 child.kill()
+        self._next(template)
         if not template.children:
             template.zygote.kill(template.start.instance)
 

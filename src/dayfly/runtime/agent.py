@@ -8,7 +8,7 @@ import os
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from sys import byteorder
-from time import monotonic_ns
+from time import monotonic_ns, thread_time_ns
 
 from dayfly.runtime import concurrent, handler, logs, sequential, template
 from dayfly.runtime.answers import Answers, frame
@@ -87,7 +87,7 @@ def serve(
     scope = Scope()
     outputs = replace_streams(answers, scope)
     os.register_at_fork(after_in_child=lambda: _forget(answers, inbox, *outputs))
-    began = monotonic_ns()
+    began = _now()
     try:
         enter(boot, task_root, layer_root)
         logs.watch(answers, scope)
@@ -111,7 +111,7 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
             _forget(answers, *outputs)
 
     os.register_at_fork(after_in_child=forget)
-    began = monotonic_ns()
+    began = _now()
     try:
         enter_template(boot, TASK_ROOT, LAYER_ROOT)
         logs.watch(answers, scope)
@@ -138,7 +138,7 @@ def _serve_copy(
 ) -> "NoReturn":
     """In a template's child: wait to be given away, and go on from where the template stands."""
     origin = _wait_for_owner()
-    began = monotonic_ns()
+    began = _now()
     boot = Boot(answers.read_boot())
     inbox, slots = Inbox(3), _mapped(5)
     os.register_at_fork(after_in_child=lambda: _forget(inbox))
@@ -163,7 +163,7 @@ def _forget(*parts: "Answers | Inbox | Output") -> None:
         part.forget()
 
 
-def _run(instance: Instance, inbox: Inbox, function: "Callable[..., Any]", began: int, origin: str) -> "NoReturn":
+def _run(instance: Instance, inbox: Inbox, function: "Callable[..., Any]", began: tuple[int, int], origin: str) -> "NoReturn":
     instance.finish_lines()
     is_async = handler.is_async(function)
     _ready(instance.answers, began, is_async, origin)
@@ -172,8 +172,14 @@ def _run(instance: Instance, inbox: Inbox, function: "Callable[..., Any]", began
     os._exit(0)
 
 
-def _ready(answers: Answers, began: int, is_async: bool, origin: str, problems: list[str] | None = None) -> None:
-    said = {"init_us": (monotonic_ns() - began) // 1000, "async": is_async, "origin": origin}
+def _now() -> tuple[int, int]:
+    """Time, and this thread's processor time, in nanoseconds."""
+    return monotonic_ns(), thread_time_ns()
+
+
+def _ready(answers: Answers, began: tuple[int, int], is_async: bool, origin: str, problems: list[str] | None = None) -> None:
+    time_us, cpu_us = ((now - then) // 1000 for now, then in zip(_now(), began, strict=True))
+    said = {"init_us": time_us, "init_cpu_us": cpu_us, "async": is_async, "origin": origin}
     answers.write(frame(READY, 0, meta=dumps({**said, "problems": problems} if problems else said)))
 
 

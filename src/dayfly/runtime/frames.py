@@ -33,7 +33,9 @@ BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHT
 
 # One answer frame: kind, flags, status, length of meta, length of body, execution time in microseconds, sequence number.
 ANSWER = Struct("<BBHIIIQ")
-READY = 1  # meta: JSON {"init_us": int, "async": bool, whether the handler is}; sent once, after the user's module was imported
+READY = (
+    1  # meta: JSON {"init_us", "init_cpu_us", "async": whether the handler is, "origin"}; sent once, after the user's module was imported
+)
 FAILED = 2  # meta: JSON {"errorType", "errorMessage", "stackTrace"}; the instance exits after it
 RESULT = 3  # a whole answer. HTTP: status, meta = header block, body. DIRECT: body = JSON text
 HEAD = 4  # a streamed answer begins (of both kinds of call): status and header block; body is the first chunk, may be empty

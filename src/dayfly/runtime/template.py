@@ -185,7 +185,10 @@ def stand(offspring: "Offspring") -> None:
                 continue
             number, child_seat = _order(seat)
             forking = True
-            pid = offspring.fork()
+            try:
+                pid = offspring.fork()
+            except OSError:  # no room for one more now: the node sees its seat close
+                pid = -1
             forking = False
             if pid == 0:
                 os.dup2(child_seat, SEAT_FD, inheritable=False)
@@ -196,6 +199,8 @@ def stand(offspring: "Offspring") -> None:
                 seat.detach()
                 return
             os.close(child_seat)
+            if pid < 0:
+                continue
             pidfd = os.pidfd_open(pid)
             children[pidfd] = (pid, number)
             poll.register(pidfd, select.POLLIN)

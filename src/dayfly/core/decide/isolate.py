@@ -93,7 +93,7 @@ def ahead(steps: tuple[Step, ...]) -> tuple[Step, ...] | None:
 def lacks_templates(features: Features) -> str:
     """Why a version's template cannot be had here; empty when it can. Its children need namespaces of their own that it makes itself,
     without any privilege, and files of their own in them."""
-    needed = ("templates", "mount_namespaces", "mount_api", "pid_namespaces", "net_namespaces", "seccomp")
+    needed = ("templates", "pids_cgroup", "mount_namespaces", "mount_api", "pid_namespaces", "net_namespaces", "seccomp")
     return "; ".join(dict.fromkeys(filter(None, (_reason(feature, features) for feature in needed))))
 
 
@@ -175,7 +175,9 @@ def _identity_steps(demand: Demand, walls: frozenset[str], features: Features) -
     # A change of user clears the parent-death signal, so it is asked for after it.
     steps += [Step("parent_death"), Step("session")]
     data = 0 if "memory" in walls else demand.memory_mb * 1024 * 1024
-    steps.append(Step("limits", (demand.pids_max if "pids" in walls else 0, demand.tmp_mb * 1024 * 1024, data)))
+    # A template's children count as its user's, all of them as long as they live: their groups bound them, not this limit.
+    processes = demand.pids_max if "pids" in walls and not demand.template else 0
+    steps.append(Step("limits", (processes, demand.tmp_mb * 1024 * 1024, data)))
     if "capabilities" in walls:
         steps.append(Step("capabilities"))
     if "no_new_privs" in walls:
