@@ -282,6 +282,8 @@ class Rig:
             for name, content in {"handler.py": source.encode(), **(files or {})}.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
+                if name == "bootstrap":
+                    (folder / name).chmod(0o755)
         return digest
 
     def client(self, uid: int = -1) -> Client:

@@ -15,7 +15,7 @@ import msgspec
 from dayfly.core.decide.isolate import PIDS_MAX, Demand, Plan, lacks_templates
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.layout import Layout
-from dayfly.core.wire.node import Accepted, Exited, Start
+from dayfly.core.wire.node import EXEC, Accepted, Exited, Start
 from dayfly.node.log import log
 from dayfly.node.machine import Machine, Walls
 from dayfly.node.nursery import Ticket, Zygote
@@ -106,6 +106,8 @@ class Instances:
             if template is not None:
                 return self._from_template(start, template, given, tell, undo)
             is_template = start.role == "template"
+            if is_template and start.runtime == EXEC:
+                raise ValueError("a program cannot be copied after its init")
             if is_template and (reason := lacks_templates(self.machine.features)):
                 raise ValueError(f"snapshots cannot be had on this machine: {reason}")
             demand = Demand(
@@ -113,12 +115,12 @@ class Instances:
                 is_template,
             )  # fmt: skip
             walls = self.machine.plan(demand)
-            instance = Instance(start, tell, walls.plan, self.tree.zygote(start.tenant, start.runtime))
+            instance = Instance(start, tell, walls.plan, self.tree.zygote(start.tenant, self._runtime(start)))
             trees = self._trees(start)
             for descriptor in trees.values():
                 undo.callback(os.close, descriptor)
             way_out = "none" if start.egress == "none" else "internet"
-            kind = None if is_template else self.reserve.wanted(instance.zygote, walls.ahead, way_out)
+            kind = None if is_template or start.runtime == EXEC else self.reserve.wanted(instance.zygote, walls.ahead, way_out)
             if not self._move_in(instance, self.reserve.take(kind), start, trees, given):
                 self._fork(instance, start, walls, trees, given, undo)
         return instance
@@ -163,6 +165,7 @@ class Instances:
         ticket = Ticket(
             instance.name, instance.outfit.uid, [*first, *trees, *names], walls.steps,
             f"{layout.code}/{start.code}", f"{layout.layers}/{start.layer}" if start.layer else "", instance.scratch,
+            start.runtime == EXEC,
         )  # fmt: skip
         self._live[instance.id] = self._named[instance.name] = instance
         undo.pop_all()
@@ -217,8 +220,12 @@ class Instances:
             raise ValueError(f"{len(given)} descriptors came with the start")
         if len(self._live) >= self.machine.settings.instances_max:
             raise ValueError(f"{len(self._live)} instances are alive, as many as instances_max allows")
-        if start.runtime not in self.machine.interpreters:
+        if start.runtime not in (*self.machine.interpreters, EXEC):
             raise ValueError(f"there is no {start.runtime} on this machine; found: {', '.join(self.machine.interpreters)}")
+
+    def _runtime(self, start: Start) -> str:
+        """Whose zygote forks it: a program of its own needs one as well, of any kind."""
+        return next(iter(self.machine.interpreters)) if start.runtime == EXEC else start.runtime
 
     def _trees(self, start: Start) -> dict[str, int]:
         """Read-only detached mounts of code and layer; without mount namespaces only a check that they are there."""

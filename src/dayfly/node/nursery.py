@@ -52,6 +52,7 @@ class Ticket(msgspec.Struct):
     code_path: str = ""
     layer_path: str = ""
     scratch_path: str = ""
+    program: bool = False  # run /var/task/bootstrap instead of the agent
 
 
 class Zygote:

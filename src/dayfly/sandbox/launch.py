@@ -16,12 +16,20 @@ from dayfly.sandbox import mounts, seccomp
 from dayfly.sandbox import syscalls as sys_
 from dayfly.sandbox.program import FIRST_DESCRIPTOR, Ground, Program, limited
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 __all__ = ["FIRST_DESCRIPTOR"]
 PROGRAMS_MAX = 256  # kept; more different plans than a node makes
 SECRETS_BYTES_MAX = 1024 * 1024  # all secrets of one instance
 SECRET_NAME_BYTES_MAX = 63
 SECRET_NAME_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 OPEN_FILES_MAX = 1024
+PROGRAM_ENVIRONMENT = (
+    "PATH", "LANG", "LC_CTYPE", "TZ", "HOME", "TMPDIR", "DAYFLY_SECRETS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
+    "https_proxy", "no_proxy",
+)  # fmt: skip
 OFFSPRING_FLAGS = (
     sys_.CLONE_NEWUSER | sys_.CLONE_NEWPID | sys_.CLONE_NEWNS | sys_.CLONE_NEWIPC | sys_.CLONE_NEWUTS | sys_.CLONE_NEWNET
 )  # fmt: skip
@@ -198,6 +206,20 @@ class Child:
             sys_.landlock_restrict(ruleset)
         finally:
             os.close(ruleset)
+
+
+def run_program(folder: str) -> "NoReturn":
+    """Be the function's own program instead of an interpreter that is there already: descriptors 3, 4 and 5 go with it, and an environment
+    built from nothing. Never returns: 126, as from a shell, when it cannot be run."""
+    for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + 3):
+        os.set_inheritable(descriptor, True)
+    kept = {name: os.environ[name] for name in PROGRAM_ENVIRONMENT if name in os.environ}
+    path = f"{folder}/bootstrap"
+    try:
+        os.execve(path, [path], {**kept, "PWD": folder, "LAMBDA_TASK_ROOT": folder})  # noqa: S606
+    except OSError as error:
+        os.write(2, f"{path} cannot be run: {error.strerror}\n".encode())
+    os._exit(126)
 
 
 def read_whole(descriptor: int, limit: int) -> bytes:

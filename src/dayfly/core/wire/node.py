@@ -13,10 +13,15 @@ from dayfly.core.model.egress import RULE, RULES_MAX, Way
 
 InstanceId = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Runtime = Annotated[str, msgspec.Meta(pattern=r"\Apython3\.[0-9]{1,2}\Z")]
+Runtime = Annotated[str, msgspec.Meta(pattern=r"\A(python3\.[0-9]{1,2}|exec)\Z")]  # exec: the program /var/task/bootstrap, see EXEC
 TenantName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")]
 
 Rules = Annotated[tuple[Annotated[str, msgspec.Meta(pattern=RULE)], ...], msgspec.Meta(max_length=RULES_MAX)]
+
+# An instance of runtime "exec" is whatever program the function brings at /var/task/bootstrap: a binary, or a script whose first line names
+# an interpreter that the sandbox shows (#!/usr/bin/env node). It gets the walls of any instance and the same descriptors, at 3, 4 and 5,
+# and speaks runtime/frames.py itself. (What speaks it for programs that do not is the business of the contracts.)
+EXEC = "exec"
 
 MESSAGE_BYTES_MAX = 32 * 1024
 
