@@ -73,7 +73,7 @@ def output_until(instance: Instance, end: str) -> str:
 
 @pytest.mark.parametrize("rig", ALL, indirect=True)
 def test_a_program_has_the_walls_of_any_instance(rig: Rig, client: Client) -> None:
-    """A shell script: its own user, no privileges, the filter, files that it cannot change, three descriptors, an environment from nothing."""
+    """A shell script: its own user, no privileges, the filter, files it cannot change, three descriptors, an environment from nothing."""
     instance = client.start(rig.code("", files={"bootstrap": LOOK}), runtime="exec")
     accepted = client.wait_accepted(instance.name)
     said = output_until(instance, "done\n")
