@@ -21,7 +21,8 @@ from math import log, pi, sin, sqrt
 import msgspec
 
 from bench.outcome import Outcome, Run, Series
-from dayfly.core.decide.simulate import POLICIES, Arrival, Policy, Result, Subject, Trace, simulate
+from dayfly.core.decide.simulate import POLICIES, Policy, Result, simulate
+from dayfly.core.model.trace import Arrival, Subject, Trace
 
 DAY = 86_400.0
 RATES = ((0.0, 1 / 14), (0.45, 24.0), (0.81, 1440.0), (1.0, 1e7))  # share of functions → calls a day at most, log-linear between

@@ -6,41 +6,15 @@ Called by cli/simulating.py and bench/keepalive.py. Times in seconds since the t
 """
 
 import heapq
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from dayfly.core.decide.evict import GreedyDual, Item
 from dayfly.core.decide.keepalive import WORTH_PER_START_SECOND, Choice, IdleTimes, KeepAlive, fixed, percentiles, priced
+from dayfly.core.model.trace import Arrival, Subject, Trace
 
 SAMPLES = 288  # of the number of instances: every five minutes of a day
 MB = 1024 * 1024
-
-
-class Subject(NamedTuple):
-    """A function of a trace."""
-
-    name: str
-    memory_mb: float
-    start_seconds: float  # with init
-
-
-class Arrival(NamedTuple):
-    """`calls` of one function so close together that one instance takes them all; usually one."""
-
-    at: float
-    subject: int  # index
-    seconds: float
-    calls: int = 1
-
-
-class Trace(msgspec.Struct, frozen=True):
-    """Functions and their arrivals in order of time. `seconds`: how long it is."""
-
-    subjects: Sequence[Subject]
-    arrivals: Sequence[Arrival]
-    seconds: float
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
