@@ -232,6 +232,12 @@ def test_an_explicit_keep_alive_means_exactly_that_whatever_was_seen():
         assert not hands.alive
 
 
+def test_zero_means_not_at_all_also_for_a_timer_and_with_auto():
+    hands = Hands(Pool(PoolLimits(keep_alive_seconds=0.0, keep_alive_learns=True)))
+    assert not any(hands.call(300.0 * number) for number in range(1, 12))
+    assert not hands.alive and len(hands.log) == 2 * 11
+
+
 def test_a_start_ahead_that_fails_is_not_asked_for_again():
     hands = Hands(Pool(PoolLimits(keep_alive_seconds=60.0, keep_alive_learns=True)))
     for number in range(1, 8):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from dayfly.core.decide.effects import PoolLimits
 from dayfly.core.decide.pool import Pool
-from dayfly.core.decide.simulate import POLICIES, SAMPLES, Arrival, Policy, Result, Subject, Trace, simulate
+from dayfly.core.decide.simulate import POLICIES, SAMPLES, Policy, Result, simulate
+from dayfly.core.model.trace import Arrival, Subject, Trace
 from tests.core.test_keepalive import Hands
 
 BY_NAME = {policy.name: policy for policy in POLICIES}

@@ -231,6 +231,27 @@ def test_an_idle_function_goes_to_zero_and_min_instances_stay(features: Platform
     assert features.invoke("idle").headers["x-dayfly-start"] == "cold"
 
 
+def test_an_open_window_keeps_its_instances_ready_and_a_deploy_without_it_lets_them_go(features: Platform) -> None:
+    source = "def handler(e, c): return 1\n"
+    window = '[[provisioned]]\ncron = "* * * * *"\nduration = "1h"\nmin_instances = 3\ntimezone = "Europe/Berlin"\n'
+    features.put("office", {"handler.py": source, "dayfly.toml": window}, keep_alive_seconds=0)
+    features.wait_for("three instances are ready", lambda: statistics(features, "office").get("instances") == 3)
+    assert features.invoke("office").headers["x-dayfly-start"] == "warm"
+    shown = features.request("GET", "/api/v1/functions/office").json()["config"]["provisioned"]
+    assert shown == [{"cron": "* * * * *", "duration_seconds": 3600.0, "min_instances": 3, "timezone": "Europe/Berlin"}]
+    features.put("office", source, keep_alive_seconds=0)
+    features.wait_for("nobody is kept", lambda: statistics(features, "office").get("instances") == 0)
+    refused = features.try_put("office", {"handler.py": source, "dayfly.toml": window.replace("Berlin", "Atlantis")})
+    assert "unknown; names are those of the IANA database" in json.dumps(refused)
+
+
+def test_what_keep_alive_learned_is_shown(features: Platform) -> None:
+    features.put("learner", "def handler(e, c): return 1\n")
+    features.invoke("learner")
+    features.wait_for("it is counted", lambda: statistics(features, "learner").get("keep_seconds") == 60.0)
+    assert statistics(features, "learner")["idle_times"] == statistics(features, "learner")["ahead_seconds"] == 0
+
+
 def test_namespaces_keep_functions_of_one_name_apart(features: Platform) -> None:
     for name in ("red", "blue"):
         features.request("POST", "/api/v1/namespaces", json.dumps({"name": name}).encode())

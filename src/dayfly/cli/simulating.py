@@ -11,7 +11,8 @@ from dayfly.cli.failure import EXIT_PLATFORM, Failure
 from dayfly.cli.options import PATH, Session, command
 
 if TYPE_CHECKING:
-    from dayfly.core.decide.simulate import Policy, Result, Trace
+    from dayfly.core.decide.simulate import Policy, Result
+    from dayfly.core.model.trace import Trace
 
 BOUNDED = "histogram-bounded"
 PLOT_SUFFIXES = (".svg", ".png")

@@ -60,7 +60,8 @@ class Pool:
         self._blocked = False  # the socket was full: wait for an answer before offering again
         self._room = 0  # how many calls may be offered at once; follows instances and mean
         self._last_finish_at = self._look_again_at = 0.0
-        self.keep = KeepAlive(limits.keep_alive_seconds, seen or IdleTimes(), priced if limits.keep_alive_learns else fixed)
+        learns = limits.keep_alive_learns and limits.keep_alive_seconds > 0  # 0 means: not at all, whatever was seen
+        self.keep = KeepAlive(limits.keep_alive_seconds, seen or IdleTimes(), priced if learns else fixed)
         self._stalled_at = float("-inf")
         self._effects: list[Effect] = []
 

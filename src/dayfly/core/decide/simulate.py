@@ -6,41 +6,15 @@ Called by cli/simulating.py and bench/keepalive.py. Times in seconds since the t
 """
 
 import heapq
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from dayfly.core.decide.evict import GreedyDual, Item
 from dayfly.core.decide.keepalive import WORTH_PER_START_SECOND, Choice, IdleTimes, KeepAlive, fixed, percentiles, priced
+from dayfly.core.model.trace import Arrival, Subject, Trace
 
 SAMPLES = 288  # of the number of instances: every five minutes of a day
 MB = 1024 * 1024
-
-
-class Subject(NamedTuple):
-    """A function of a trace."""
-
-    name: str
-    memory_mb: float
-    start_seconds: float  # with init
-
-
-class Arrival(NamedTuple):
-    """`calls` of one function so close together that one instance takes them all; usually one."""
-
-    at: float
-    subject: int  # index
-    seconds: float
-    calls: int = 1
-
-
-class Trace(msgspec.Struct, frozen=True):
-    """Functions and their arrivals in order of time. `seconds`: how long it is."""
-
-    subjects: Sequence[Subject]
-    arrivals: Sequence[Arrival]
-    seconds: float
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +98,7 @@ class _Machine:
         self._samples: list[int] = []
         self._sample_at = 0.0
         self._eviction = GreedyDual[int]()
+        self._there: set[int] = set()  # functions that may have instances
 
     def run(self) -> Result:
         """From the first arrival to the end of the trace; what is idle then was wasted until then."""
@@ -186,11 +161,13 @@ class _Machine:
         else:
             function.cold += 1
             seconds += function.start_seconds
-            self._start(function, at)
+            self._start(index, at)
         function.keep.used(function.busy, at)
         self._push(at + seconds, index, True)
 
-    def _start(self, function: _Function, at: float) -> None:
+    def _start(self, index: int, at: float) -> None:
+        function = self._functions[index]
+        self._there.add(index)
         while self._memory_mb + function.memory_mb > self._memory_mb_max and self._evict(at):
             pass
         self._instances += 1
@@ -198,7 +175,8 @@ class _Machine:
         self._memory_mb_peak = max(self._memory_mb_peak, self._memory_mb)
 
     def _evict(self, at: float) -> bool:
-        there = ((index, one) for index, one in enumerate(self._functions) if one.idle or one.busy)
+        self._there = {index for index in self._there if self._functions[index].idle or self._functions[index].busy}
+        there = ((index, self._functions[index]) for index in sorted(self._there))
         chosen = self._eviction.choose(Item(i, f.calls, f.start_seconds, int(f.memory_mb * MB), bool(f.idle)) for i, f in there)
         if chosen is None:
             return False
@@ -221,7 +199,7 @@ class _Machine:
         while len(function.idle) > max(0, wanted - function.busy):
             self._leave(function, at)
         if keep.ahead_due(at) and not function.busy and not function.idle:
-            self._start(function, at)
+            self._start(index, at)
             self._ahead += 1
             function.idle.append(at)
         if function.idle or keep.expects(at):

@@ -1,4 +1,4 @@
-"""A trace of calls as CSV → core/decide/simulate.py's `Trace`. Two formats, told apart by the line of headings:
+"""A trace of calls as CSV → core/model/trace.py. Two formats, told apart by the line of headings:
 
 - `time,function,duration_ms,memory_mb,start_ms`: one call a line, time in seconds from any moment on, in any order. Only the first two must
   be there; memory and start are the function's, taken from its first line.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from math import isfinite
 from typing import NamedTuple
 
-from dayfly.core.decide.simulate import Arrival, Subject, Trace
+from dayfly.core.model.trace import Arrival, Subject, Trace
 
 ARRIVALS_MAX = 20_000_000
 ARRIVALS_PER_MINUTE_MAX = 6
