@@ -22,6 +22,9 @@ from dayfly.runtime import frames
 SEND_BUFFER_BYTES = 1024 * 1024
 RECEIVE_BYTES = 256 * 1024
 OUTPUT_BYTES = 64 * 1024
+LARGE_READ_BYTES = 16 * 1024  # a read this large may hold thousands of frames: its time is taken
+TURN_SECONDS = 0.001  # reading one instance for longer than this is made up for:
+REST_FACTOR = 4  # it is not read for this many times as long, so that a flood of frames has a fifth of the loop at most
 F_ADD_SEALS, SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1033, 1, 2, 4, 8
 _ANSWER_HEADER = frames.ANSWER.size
 _pack_request = frames.REQUEST.pack
@@ -79,12 +82,16 @@ class VersionSocket:
     """The socket from which all instances of one version pull. Kept open through all of them: untaken calls outlive an instance."""
 
     def __init__(self) -> None:
+        self._open()
+
+    def _open(self) -> None:
         self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sender.setblocking(False)
         self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def offer(self, seq: int, deadline_ns: int, parcel: Parcel) -> bool:
-        """Send one call; False when the socket is full (nothing was sent)."""
+        """Send one call; False when it cannot be sent now: the socket is full, or an instance has shut it for all that hold it. Those
+        read end-of-file and leave; instances to come get another one."""
         call_id, meta = parcel.call_id, parcel.meta
         try:
             if parcel.body_size <= frames.INLINE_BYTES_MAX:
@@ -94,6 +101,10 @@ class VersionSocket:
                 head = _pack_request(parcel.kind, frames.BODY_IN_FD, len(call_id), len(meta), seq, deadline_ns)
                 self._send_with_body([head, call_id, meta], parcel.parts)
         except BlockingIOError:
+            return False
+        except ConnectionError:
+            self.finish()
+            self._open()
             return False
         return True
 
@@ -106,10 +117,10 @@ class VersionSocket:
             os.close(fd)
 
     def retire_one(self) -> bool:
-        """Ask whoever takes this message to leave; False when the socket is full."""
+        """Ask whoever takes this message to leave; False when the socket is full or shut."""
         try:
             self._sender.send(_pack_request(frames.RETIRE, 0, 0, 0, 0, 0))
-        except BlockingIOError:
+        except OSError:
             return False
         return True
 
@@ -298,6 +309,17 @@ class Channel:
             self._loop.remove_reader(self._socket)
             self._events.on_end(self, "lost")
             return
+        if len(data) < LARGE_READ_BYTES:
+            self._take(data)
+            return
+        began = self._loop.time()
+        self._take(data)
+        spent = self._loop.time() - began
+        if spent > TURN_SECONDS:
+            self.pause()
+            self._loop.call_later(REST_FACTOR * spent, self.resume)
+
+    def _take(self, data: bytes) -> None:
         if self._rest:
             self._rest += data
             used = self._parse(bytes(self._rest)) if self._complete() else 0

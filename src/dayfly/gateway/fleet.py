@@ -265,14 +265,14 @@ class Fleet:
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         entry: Entry = channel.entry
         kind = frame.kind
-        if kind == frames.RESULT or kind == frames.END:
+        if (kind == frames.RESULT or kind == frames.END) and channel.ready_at:  # before that it was asked nothing
             call = entry.pool.finished(frame.seq, time.monotonic(), frame.exec_us * 1e-6)
             if call is not None:
                 (call.reply.result if kind == frames.RESULT else call.reply.end)(channel, frame)
             self._carry_out(entry)
         elif kind == frames.LOG:
             self._outputs.frame(channel, frame)
-        elif kind == frames.HEAD or kind == frames.CHUNK:
+        elif (kind == frames.HEAD or kind == frames.CHUNK) and channel.ready_at:
             call = entry.pool.offered.get(frame.seq)
             if call is not None:
                 (call.reply.head if kind == frames.HEAD else call.reply.chunk)(channel, frame)

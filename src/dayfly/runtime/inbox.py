@@ -6,7 +6,7 @@ Must never make the shared socket non-blocking (its flags belong to every instan
 
 import os
 import sys
-from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, socket
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, SCM_RIGHTS, socket
 from contextlib import suppress
 from mmap import MADV_DONTNEED, mmap
 from time import monotonic_ns
@@ -18,7 +18,7 @@ _unpack = REQUEST.unpack_from
 _HEAD = REQUEST.size
 _WAIT = int(MSG_CMSG_CLOEXEC)
 _POLL = int(MSG_CMSG_CLOEXEC | MSG_DONTWAIT)
-_RIGHTS = CMSG_SPACE(4)
+_ANCILLARY = CMSG_SPACE(4) + 256  # one descriptor, and what user code may have the shared socket add: credentials, times
 SMALL_BYTES = 32 * 1024  # after a larger message the buffer's pages go back to the kernel
 EXIT_LOST_CALL = 71  # a signal handler raised while a call was being received
 NO_FD = -1  # the body is inline
@@ -106,7 +106,7 @@ class Inbox:
         buffer = self._buffer
         buffer[0] = 0
         try:
-            size, rights, _, _ = self._receive(self._buffers, _RIGHTS, mode)
+            size, rights, _, _ = self._receive(self._buffers, _ANCILLARY, mode)
         except BlockingIOError:
             if mode == _POLL:
                 raise
@@ -125,7 +125,7 @@ class Inbox:
             raise Leave
         fd = NO_FD
         if flags & BODY_IN_FD:
-            fd = int.from_bytes(rights[0][2][:4], sys.byteorder) if rights else LOST_FD
+            fd = next((int.from_bytes(data[:4], sys.byteorder) for _, kind, data in rights if kind == SCM_RIGHTS), LOST_FD)
         if deadline < now:  # the gateway has answered it already
             if fd >= 0:
                 os.close(fd)

@@ -115,6 +115,8 @@ class Group:
             write(f"{folder}/memory.limit_in_bytes", memory_bytes)
             if not both:
                 try_write(f"{folder}/memory.memsw.limit_in_bytes", memory_bytes)
+            # What waits in IP sockets is counted apart here, and only once it has a limit.
+            try_write(f"{folder}/memory.kmem.tcp.limit_in_bytes", memory_bytes)
 
     def _weigh(self, weight: int) -> None:
         folder = self.folders.get("cpu")
