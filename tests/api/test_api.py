@@ -15,6 +15,7 @@ import structlog
 from dayfly import telemetry
 from dayfly.api.app import create_app
 from dayfly.core.decide import meter
+from dayfly.core.decide.isolate import WALLS
 from dayfly.core.model.errors import BY_CODE
 from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, LogRecord, UsageRecord
 from dayfly.core.wire import link
@@ -73,6 +74,8 @@ def test_a_deploy_streams_its_stages_and_the_function_can_be_listed_described_an
             _, listed = await c("GET", "/functions")
             assert [(f["name"], f["version"], f["memory_mb"], f["live"]) for f in listed["functions"]] == [("hello", 1, 256, {"1": 1.0})]
             _, described = await c("GET", "/functions/hello")
+            names = [*described["walls"], *(text.partition(":")[0] for text in described["missing"])]
+            assert sorted(names) == sorted(WALLS)
             assert described["config"]["handler"] == "hello.handler" and described["aliases"] == {"live": {"1": 1.0}}
             assert described["statistics"]["calls"] == 0 == described["usage_today"]["calls"]
             assert await c("DELETE", "/functions/hello") == (200, {"removed": "hello"})
