@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,10 @@ def test_no_keyring_is_inherited(rig: Rig, client: Client) -> None:
     pid = client.wait_accepted(look.name).pid
     assert look.call(f"call('syscall', {219 if os.uname().machine == 'aarch64' else 250}, 0, -3, 0)") == EPERM, "keyctl(GET_KEYRING_ID)"
     assert not Path(f"/proc/{pid}/root/proc/keys").exists()
+    names = "sys_._call('keyctl', sys_._KEYCTL[__import__('os').uname().machine == 'aarch64'], 0, -3, 0)"  # KEYCTL_GET_KEYRING_ID, session
+    program = f"from dayfly.sandbox import syscalls as sys_\nprint({names})\nsys_.join_new_session_keyring()\nprint({names})"
+    before, after = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
+    assert before != after
 
 
 @pytest.mark.parametrize("rig", WALLED, indirect=True)
