@@ -256,6 +256,8 @@ def test_system_calls(rig: Rig, client: Client) -> None:
     assert str(look.call("socket.socket(1, 1).setsockopt(0, 64, b'x' * 64)")).startswith("PermissionError"), "iptables"
     assert str(look.call("socket.socket(1, 1, 132)")) == f"OSError {EPROTONOSUPPORT}", "SCTP"
     assert look.call("call('prctl', 35, 1, 0, 0, 0)") == look.call("call('madvise', 0, 4096, 12)") == EPERM, "PR_SET_MM, MADV_MERGEABLE"
+    assert look.call("call('inotify_init1', 0)") == EPERM, "it would tell which of the machine's programs are started"
+    assert str(look.call("os.preadv(os.open('/dev/zero', 0), [bytearray(4)], 0)")) == "4"
     shared = look.call("call('shmget', 0, 4096, 0o1600)")
     assert shared == (EPERM if rig.filtered else "allowed"), "without an ipc namespace it would be everybody's"
     assert look.call("os.setuid(0)") in ("PermissionError 1", "OSError 22")  # 22: there is no such uid in its user namespace
