@@ -15,6 +15,7 @@ import structlog
 from dayfly import telemetry
 from dayfly.api.app import create_app
 from dayfly.core.decide import meter
+from dayfly.core.decide.isolate import WALLS
 from dayfly.core.model.errors import BY_CODE
 from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, LogRecord, UsageRecord
 from dayfly.core.wire import link
@@ -64,6 +65,20 @@ async def token_for(c: Client, *verbs: str, namespaces: tuple[str, ...] = ("defa
     return {"Authorization": f"Bearer {made['token']}"}
 
 
+def test_egress_is_a_word_or_a_list_that_the_administrator_allows() -> None:
+    async def main() -> None:
+        async with api() as c:
+            _, events = await c.deploy(config='{"egress": ["a.test:443", "*.b.test"]}')
+            assert events[-1]["event"] == "deployed"
+            _, described = await c("GET", "/functions/hello")
+            assert described["config"]["egress"] == ["a.test:443", "*.b.test"]
+            for egress, why in (('"all"', "egress_max"), ('["10.0.0.0/8"]', "out of reach"), ('["a b"]', "no host name")):
+                _, events = await c.deploy(config=f'{{"egress": {egress}}}')
+                assert events[-1]["event"] == "failed" and why in events[-1]["error"]["message"]
+
+    run(main())
+
+
 def test_a_deploy_streams_its_stages_and_the_function_can_be_listed_described_and_removed() -> None:
     async def main() -> None:
         async with api() as c:
@@ -73,6 +88,8 @@ def test_a_deploy_streams_its_stages_and_the_function_can_be_listed_described_an
             _, listed = await c("GET", "/functions")
             assert [(f["name"], f["version"], f["memory_mb"], f["live"]) for f in listed["functions"]] == [("hello", 1, 256, {"1": 1.0})]
             _, described = await c("GET", "/functions/hello")
+            names = [*described["walls"], *(text.partition(":")[0] for text in described["missing"])]
+            assert sorted(names) == sorted(WALLS)
             assert described["config"]["handler"] == "hello.handler" and described["aliases"] == {"live": {"1": 1.0}}
             assert described["statistics"]["calls"] == 0 == described["usage_today"]["calls"]
             assert await c("DELETE", "/functions/hello") == (200, {"removed": "hello"})

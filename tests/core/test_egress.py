@@ -2,12 +2,14 @@
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dayfly.core.decide.egress import PIN_SECONDS_MAX, PIN_SECONDS_MIN, PINS_MAX, REASONS, Pins, plain, refusal
-from dayfly.core.model.egress import Policy, Reach, parsed, parsed_ranges, policy
+from dayfly.core.model.egress import Policy, Reach, parsed, parsed_ranges, policy, way_of
+from dayfly.core.wire.node import Start, decode_to_node, encode
 
 # Public by IANA's registries, refused by us: protocol anycast, relays, and IPv6 forms that carry an IPv4 address.
 BEYOND = [
@@ -201,3 +203,16 @@ def test_pins_hold_for_their_time_and_port_and_are_bounded() -> None:
         pins.note(ip_address(number), frozenset((0,)), 60, 100.0)
     assert not pins.admits(first, 443, 100.0)
     assert pins.admits(ip_address(PINS_MAX - 1), 1, 100.0)
+
+
+def test_the_setting_becomes_a_message_that_the_node_accepts() -> None:
+    """Words as they are, a list as rules; what is no rule by its letters does not even travel."""
+    assert way_of("all") == ("all", ())
+    way, rules = way_of(("*.example.org:443", "[2001:db8::/32]:80", "10.0.0.0/8"))
+    start = Start(
+        instance="i", tenant="t", runtime="python3.11", code="0" * 64, layer="", memory_mb=128, tmp_mb=16, egress=way, egress_rules=rules
+    )
+    assert decode_to_node(encode(start)) == start
+    for wrong in (("A.test",), ("a\nb",), ("",), ("a.test",) * 65):
+        with pytest.raises(msgspec.ValidationError):
+            decode_to_node(encode(msgspec.structs.replace(start, egress_rules=wrong)))

@@ -191,6 +191,39 @@ def test_a_thousand_starts_leave_nothing_behind(platform: Platform) -> None:
 
 
 @pytest.fixture
+def slow(world: World) -> Iterator[Platform]:
+    """A platform where an instance moves 400 kB a second."""
+    built = Platform(world, egress_bytes_per_second_max=400_000)
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+def _download(size: int) -> list[float]:
+    """Bytes that came, and after how many seconds."""
+    began, total = time.monotonic(), 0
+    with socket.create_connection((PUBLIC, 80), 15) as peer:
+        peer.sendall(b"SEND %d\n" % size)
+        while data := peer.recv(65536):
+            total += len(data)
+    return [total, time.monotonic() - began]
+
+
+def test_an_instance_over_its_rate_waits_and_others_do_not(slow: Platform) -> None:
+    """800 kB at 400 kB a second, of which the first second is free: not before a second is over, and whole. Upload counts, too."""
+    with slow.instance() as one, slow.instance() as other:
+        finish = one.start(_download, 800_000)
+        assert other.run(attempt, PUBLIC, 80, b"SINK\n" + b"x" * 100_000) == "100000"
+        total, seconds = finish()
+        assert total == 800_000
+        assert seconds > 0.9
+        began = time.monotonic()
+        assert one.run(attempt, PUBLIC, 80, b"SINK\n" + b"x" * 800_000) == "800000"
+        assert time.monotonic() - began > 0.9
+
+
+@pytest.fixture
 def tight(world: World) -> Iterator[Platform]:
     """A platform whose limits are reached at once."""
     built = Platform(

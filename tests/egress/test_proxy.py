@@ -64,6 +64,15 @@ def test_other_failures_have_their_own_status(seen: dict[str, Any]) -> None:
 
 
 @pytest.mark.root
+def test_a_list_of_hosts_holds_in_the_proxy(seen: dict[str, Any]) -> None:
+    """By name as the client says it, to the port of the rule; an address counts only where a rule has it, however it is written."""
+    for host in ("example.test", "EXAMPLE.test.", "93.184.216.35"):
+        assert MACHINE in seen[f"listed {host}"], host
+    for host in ("93.184.216.34", "big.test", "0x5db8d822", "example.test:81"):
+        assert "403" in seen[f"listed {host}"], host
+
+
+@pytest.mark.root
 def test_nothing_else_leaves(seen: dict[str, Any]) -> None:
     """A client that ignores the proxy gets nowhere, and instances without egress have no proxy."""
     assert seen["direct"] == "OSError"

@@ -91,6 +91,13 @@ def main(socket_path: str) -> None:
     results["direct"] = instance.run(attempt, "93.184.216.34")
     pool.release(pool.key(descriptor))
     os.close(descriptor)
+    listed = pool.take("internet")
+    pool.admit(pool.key(listed), "list", ("example.test:80", "93.184.216.35"))
+    for host in ("example.test", "EXAMPLE.test.", "93.184.216.34", "93.184.216.35", "big.test", "0x5db8d822"):
+        results[f"listed {host}"] = RootlessInstance(listed).run(tunnel, host, 80)
+    results["listed example.test:81"] = RootlessInstance(listed).run(tunnel, "example.test", 81)
+    pool.release(pool.key(listed))
+    os.close(listed)
     for _ in range(5):
         none = pool.take("none")
         results["none"] = RootlessInstance(none).run(attempt, "127.0.0.1", 3128)

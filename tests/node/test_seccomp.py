@@ -53,6 +53,7 @@ DANGEROUS = [
     *("open_by_handle_at", "process_vm_writev", "seccomp", "pidfd_getfd", "kexec_load", "chroot", "fsopen"),
     *("clock_settime", "clock_adjtime", "adjtimex", "settimeofday", "kcmp", "vmsplice", "mbind", "set_mempolicy", "syncfs", "sync"),
     *("add_key", "request_key", "perf_event_open", "delete_module", "finit_module", "reboot", "swapon", "quotactl", "acct", "syslog"),
+    *("inotify_init", "inotify_init1", "inotify_add_watch", "fanotify_init", "fanotify_mark"),
     *("cachestat", "name_to_handle_at", "process_madvise", "migrate_pages", "move_pages", "remap_file_pages", "modify_ldt", "iopl"),
 ]
 
@@ -129,6 +130,26 @@ def test_the_limit_of_core_dumps_cannot_be_changed() -> None:
         assert [verdict(program, prlimit, (0, resource, pointer)) for resource in (3, 4, 7)] == [ALLOW, ERRNO | 1, ALLOW]
     assert verdict(program, prlimit, (0, 4, 0, 1)) == verdict(program, prlimit, (5, 7, 1)) == ALLOW
     assert (verdict(narrow, prlimit, (5, 7, 1)), verdict(narrow, prlimit, (0, 7, 1))) == (ERRNO | 1, ALLOW)
+
+
+def test_huge_pages_are_nobodys() -> None:
+    """No memory limit counts them, and the machine's are somebody else's."""
+    program = seccomp.program(machine="x86_64")
+    assert [verdict(program, 9, (0, 1, 3, flags)) for flags in (0x22, 0x40022, 0x5404_0022)] == [
+        ALLOW,
+        ERRNO | 12,
+        ERRNO | 12,
+    ]
+    assert [verdict(program, 319, (0, flags)) for flags in (1, 2, 4, 5)] == [ALLOW, ALLOW, ERRNO | 22, ERRNO | 22]
+    assert [verdict(program, 29, (0, 1, flags)) for flags in (0o1600, 0o5600)] == [ALLOW, ERRNO | 1]
+
+
+def test_the_page_cache_is_not_asked_nor_emptied() -> None:
+    """Files of the machine are common: reading them without waiting tells who used them, and giving them up makes others wait."""
+    program = seccomp.program(machine="x86_64")
+    assert [verdict(program, 327, (3, 0, 1, 0, 0, flags)) for flags in (0, 1, 8, 9)] == [ALLOW, ALLOW, ERRNO | 95, ERRNO | 95]
+    assert [verdict(program, 72, (3, command)) for command in (2, 4, 1024, 1026, 1033)] == [ALLOW, ALLOW, ERRNO | 1, ERRNO | 1, ALLOW]
+    assert [verdict(program, 221, (3, 0, 0, advice)) for advice in (0, 2, 3, 4, 5)] == [ALLOW, ALLOW, ALLOW, ERRNO | 1, ALLOW]
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,10 @@ def test_no_keyring_is_inherited(rig: Rig, client: Client) -> None:
     pid = client.wait_accepted(look.name).pid
     assert look.call(f"call('syscall', {219 if os.uname().machine == 'aarch64' else 250}, 0, -3, 0)") == EPERM, "keyctl(GET_KEYRING_ID)"
     assert not Path(f"/proc/{pid}/root/proc/keys").exists()
+    names = "sys_._call('keyctl', sys_._KEYCTL[__import__('os').uname().machine == 'aarch64'], 0, -3, 0)"  # KEYCTL_GET_KEYRING_ID, session
+    program = f"from dayfly.sandbox import syscalls as sys_\nprint({names})\nsys_.join_new_session_keyring()\nprint({names})"
+    before, after = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
+    assert before != after
 
 
 @pytest.mark.parametrize("rig", WALLED, indirect=True)
@@ -250,6 +256,8 @@ def test_system_calls(rig: Rig, client: Client) -> None:
     assert str(look.call("socket.socket(1, 1).setsockopt(0, 64, b'x' * 64)")).startswith("PermissionError"), "iptables"
     assert str(look.call("socket.socket(1, 1, 132)")) == f"OSError {EPROTONOSUPPORT}", "SCTP"
     assert look.call("call('prctl', 35, 1, 0, 0, 0)") == look.call("call('madvise', 0, 4096, 12)") == EPERM, "PR_SET_MM, MADV_MERGEABLE"
+    assert look.call("call('inotify_init1', 0)") == EPERM, "it would tell which of the machine's programs are started"
+    assert str(look.call("os.preadv(os.open('/dev/zero', 0), [bytearray(4)], 0)")) == "4"
     shared = look.call("call('shmget', 0, 4096, 0o1600)")
     assert shared == (EPERM if rig.filtered else "allowed"), "without an ipc namespace it would be everybody's"
     assert look.call("os.setuid(0)") in ("PermissionError 1", "OSError 22")  # 22: there is no such uid in its user namespace

@@ -79,9 +79,12 @@ async def describe(request: AnyRequest, name: FromPath[str], namespace: Namespac
     """Describe a function."""
     control, target = control_of(request), _target(request)
     found = await control.functions.describe(target.namespace, target.name)
+    config = found.summary.version.config
     return FunctionDescription(
         **_summary(found.summary),
-        config=found.summary.version.config,
+        config=config,
+        walls=list(found.walls),
+        missing=list(found.missing),
         versions=[version_of(version) for version in found.versions],
         aliases={alias.name: weights_of(alias) for alias in found.aliases},
         statistics=statistics_of(found.statistics, found.summary.version.config.memory_mb, control.settings),

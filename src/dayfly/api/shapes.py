@@ -123,9 +123,11 @@ class UsageList(Answer):
 
 
 class FunctionDescription(FunctionSummary):
-    """All that is known of one function."""
+    """All that is known of one function. `walls` stand around its instances on this machine, `missing` do not, each as "name: why"."""
 
     config: FunctionConfig
+    walls: list[str]
+    missing: list[str]
     versions: list[VersionAnswer]
     aliases: dict[str, dict[str, float]]
     statistics: Statistics

@@ -127,6 +127,10 @@ def describe(session: Session, name: str) -> None:
         output.result(f"\n{group.replace('_', ' ')}")
         for key, value in answer[group].items():
             output.result(f"  {key:<22} {_short(value)}")
+    output.result("\nisolation")
+    output.result(f"  {'walls':<22} {', '.join(answer.get('walls', ()))}")
+    for wall in answer.get("missing", ()):
+        output.result(f"  {'missing':<22} {wall}")
     output.result("\naliases")
     for alias, weights in answer["aliases"].items():
         output.result(f"  {alias:<22} {weights_text(weights)}")

@@ -164,6 +164,15 @@ class Deployer:
     async def _missing(self, config: FunctionConfig) -> tuple[str, ...]:
         return missing_walls(config, (await self.node.facts()).features)
 
+    async def walls(self, config: FunctionConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those that stand around instances with this config, and those that do not, each as "name: why". Nobody knows while the node is
+        away: then all are among the latter."""
+        try:
+            missing = await self._missing(config)
+        except Refusal as refusal:
+            missing = tuple(f"{wall}: {refusal.detail}" for wall in WALLS)
+        return standing(missing), missing
+
     async def _prove(self, version: Version, clock: "_Clock") -> Proved:
         """Start one instance of the version; raise Refusal init_failed (the user's code) or start_failed (ours)."""
         clock.stage("prove", f"{version.config.runtime}, {version.config.memory_mb} MB")
@@ -265,6 +274,11 @@ def missing_walls(config: FunctionConfig, features: Mapping[str, bool | str]) ->
     return tuple(f"{wall}: {seen[wall]}" for wall in WALLS if isinstance(seen.get(wall), str))
 
 
+def standing(missing: tuple[str, ...]) -> tuple[str, ...]:
+    """The walls that are not among the missing ones."""
+    return tuple(wall for wall in WALLS if not any(text.startswith(f"{wall}:") for text in missing))
+
+
 def _deployed(
     order: Order, number: int, clock: _Clock, *, missing: tuple[str, ...], warnings: tuple[str, ...] = (), proved: Proved | None = None
 ) -> Deployed:
@@ -275,6 +289,7 @@ def _deployed(
         url=url_of(order.namespace, order.name),
         init_ms=round(proved.init_us / 1000, 3) if proved else None,
         start_ms=round(proved.start_us / 1000, 3) if proved else None,
+        walls=standing(missing),
         missing=missing,
         warnings=warnings,
         seconds=clock.stop(),

@@ -19,7 +19,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="deployed"):
-    """The version serves (or served already: `unchanged`). Times of the proof in ms, of the stages in seconds.
+    """The version serves (or served already: `unchanged`). Times of the proof in ms, of the stages in seconds. `walls` stand around its
+    instances, `missing` could not be had, each as "name: why".
 
     `warnings` are sentences: what was asked for and works, but not as it was probably meant."""
 
@@ -28,6 +29,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
     url: str
     init_ms: float | None
     start_ms: float | None
+    walls: tuple[str, ...]
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]

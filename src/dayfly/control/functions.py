@@ -44,6 +44,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[Alias, ...]
     statistics: FunctionStatistics
     usage_today: UsageDay
+    walls: tuple[str, ...]  # around its instances on this machine
+    missing: tuple[str, ...]  # those that could not be had, each as "name: why"
 
 
 class Functions:
@@ -62,12 +64,15 @@ class Functions:
         summary, versions, aliases = await self._store(_described, namespace, name)
         day = today(time.time())
         used = await self._usage.between(day, day, (namespace,), name)
+        walls, missing = await self._deployer.walls(summary.version.config)
         return Description(
             summary=summary,
             versions=tuple(versions),
             aliases=tuple(aliases),
             statistics=self._sums.of(namespace, name),
             usage_today=used[0] if used else UsageDay(day=day, namespace=namespace, function=name),
+            walls=walls,
+            missing=missing,
         )
 
     async def rollback(self, namespace: str, name: str, to: int | None) -> Alias:

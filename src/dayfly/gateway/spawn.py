@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from dayfly.core.model.egress import way_of
 from dayfly.core.ports import Provider
 from dayfly.core.wire.node import Start, pack_secrets
 from dayfly.gateway.channel import Channel, sealed_memfd
@@ -29,6 +30,7 @@ def spawn(
         if entry.secrets:
             secrets = sealed_memfd("dayfly-secrets", [pack_secrets(entry.secrets)])
             descriptors.append(secrets)
+        way, rules = way_of(config.egress)
         start = Start(
             instance=channel.id,
             tenant=version.namespace,
@@ -37,8 +39,8 @@ def spawn(
             layer=version.layer_digest,
             memory_mb=config.memory_mb,
             tmp_mb=config.tmp_mb,
-            egress=config.egress if isinstance(config.egress, str) else "list",
-            egress_rules=() if isinstance(config.egress, str) else config.egress,
+            egress=way,
+            egress_rules=rules,
             cpu_millicores=round(config.cpu * 1000),
             has_secrets=bool(entry.secrets),
             role=role,

@@ -78,6 +78,7 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         self._tasks = tasks
         self.reach = reach(settings)
+        self.bytes_per_second = settings.egress_bytes_per_second_max
         self._routes = netlink.Routes()
         self._resolver = egress_dns.Resolver(settings.egress_query_timeout_seconds)
         self._links: set[NodeLink] = set()

@@ -1,8 +1,8 @@
 """Two TCP connections spliced: what arrives on one leaves on the other, ends and resets included. Used by node/egress.py.
 
-When one side is slow its peer is not read, so a slow reader costs one chunk and stalls nobody else. Plain readiness callbacks
-instead of transports: half-closing and resetting need exact control, and uvloop's transports read before a peer is attached.
-Must never look into the bytes.
+An instance that is over its rate is not read for a while. When one side is slow its peer is not read, so a slow reader costs one
+chunk and stalls nobody else. Plain readiness callbacks instead of transports: half-closing and resetting need exact control, and
+uvloop's transports read before a peer is attached. Must never look into the bytes.
 """
 
 import asyncio
@@ -10,16 +10,19 @@ import contextlib
 import socket
 import struct
 
+from dayfly.core.decide.pace import Pace
+
 _CHUNK_BYTES = 128 * 1024  # read at once; also all that a direction ever holds
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class Meter:
-    """Running totals of one instance."""
+    """Running totals of one instance, and its pace."""
 
-    __slots__ = ("connections", "received", "refused", "sent")
+    __slots__ = ("connections", "pace", "received", "refused", "sent")
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_per_second: int = 0) -> None:
+        self.pace = Pace(bytes_per_second)
         self.sent = self.received = self.connections = self.refused = 0
 
 
@@ -43,6 +46,7 @@ class _Way:
         self._source, self._sink = source, sink
         self._from_client = from_client
         self._held = memoryview(b"")
+        self._pause: asyncio.TimerHandle | None = None  # over the rate: not read until then
         self.ended = False  # end-of-file was read and passed on
 
     def start(self, early: bytes = b"") -> None:
@@ -51,6 +55,8 @@ class _Way:
             self._pass_on(early)
 
     def stop(self) -> None:
+        if self._pause:
+            self._pause.cancel()
         self._flow.loop.remove_reader(self._source)
         self._flow.loop.remove_writer(self._sink)
 
@@ -70,7 +76,10 @@ class _Way:
             self._flow.broken()
 
     def _pass_on(self, data: bytes) -> None:
-        self._flow.moved(len(data), self._from_client)
+        wait_seconds = self._flow.moved(len(data), self._from_client)
+        if wait_seconds:
+            self._flow.loop.remove_reader(self._source)
+            self._pause = self._flow.loop.call_later(wait_seconds, self._go_on)
         try:
             sent = self._sink.send(data)
         except BlockingIOError:
@@ -94,6 +103,12 @@ class _Way:
             return
         if not self._held:
             self._flow.loop.remove_writer(self._sink)
+            if not self._pause:
+                self._flow.loop.add_reader(self._source, self._readable)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        if not self._held:
             self._flow.loop.add_reader(self._source, self._readable)
 
 
@@ -108,13 +123,14 @@ class Flow:
         self._over: asyncio.Future[bool] = self.loop.create_future()  # True: orderly
         self._ways: tuple[_Way, ...] = ()
 
-    def moved(self, count: int, from_client: bool) -> None:
-        """Bytes were read."""
+    def moved(self, count: int, from_client: bool) -> float:
+        """Bytes were read. Seconds until more may be."""
         self._moved_at = self.loop.time()
         if from_client:
             self._meter.sent += count
         else:
             self._meter.received += count
+        return self._meter.pace.passed(count, self._moved_at)
 
     def touched(self) -> None:
         """Bytes were written that had waited."""

@@ -25,14 +25,14 @@ _log = structlog.get_logger()
 class Namespace:
     """One instance's network, as the broker sees it: its sockets, and what they have moved."""
 
-    def __init__(self, key: int, listener: socket.socket, resolver: socket.socket | None, policy: Policy) -> None:
+    def __init__(self, key: int, listener: socket.socket, resolver: socket.socket | None, policy: Policy, meter: Meter) -> None:
         self.key = key
         self.policy = policy
         self.pins = Pins()  # with a list: what its names resolved to
         self.is_proxy = resolver is None
         self.listener = listener
         self.resolver = resolver
-        self.meter = Meter()
+        self.meter = meter
         self.tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
         self.queries = 0
@@ -47,6 +47,7 @@ class Keeper(Protocol):
     """Who serves the namespaces: the broker."""
 
     reach: Reach
+    bytes_per_second: int
 
     def open(self, namespace: Namespace) -> None:
         """Begin to serve its sockets."""
@@ -113,7 +114,7 @@ class NodeLink:
             if asked.kind == wire.CLOSE:
                 self._shut(asked.namespace)
             else:
-                self._open(_namespace(asked, sockets, self._keeper.reach))
+                self._open(_namespace(asked, sockets, self._keeper))
                 sockets = []
         finally:
             for one in sockets:
@@ -137,7 +138,7 @@ class NodeLink:
         return namespace
 
 
-def _namespace(asked: wire.Request, sockets: list[socket.socket], reach: Reach) -> Namespace:
+def _namespace(asked: wire.Request, sockets: list[socket.socket], keeper: Keeper) -> Namespace:
     """Check what came: a listening TCP socket, and with steering a UDP socket. Raises ValueError. Rules that cannot be read let
     nothing out."""
     listener, resolver = sockets[0], sockets[1] if len(sockets) > 1 else None
@@ -151,8 +152,8 @@ def _namespace(asked: wire.Request, sockets: list[socket.socket], reach: Reach) 
     for one in sockets:
         one.setblocking(False)
     try:
-        allowed = policy(asked.egress, asked.rules, reach)
+        allowed = policy(asked.egress, asked.rules, keeper.reach)
     except ValueError as error:  # control checked them: one gateway's forgery must not cost all others their way out
         _log.error("egress_rules_unreadable", reason=str(error))
-        allowed = policy("list", (), reach)
-    return Namespace(asked.namespace, listener, resolver, allowed)
+        allowed = policy("list", (), keeper.reach)
+    return Namespace(asked.namespace, listener, resolver, allowed, Meter(keeper.bytes_per_second))

@@ -19,25 +19,25 @@ capget:125:90 capset:126:91 chdir:80:49 chmod:90:- chown:92:- clock_getres:229:1
 clock_nanosleep:230:115 close:3:57 close_range:436:436 connect:42:203 copy_file_range:326:285 creat:85:- dup:32:23
 dup2:33:- dup3:292:24 epoll_create:213:- epoll_create1:291:20 epoll_ctl:233:21 epoll_pwait:281:22 epoll_pwait2:441:441
 epoll_wait:232:- eventfd:284:- eventfd2:290:19 execve:59:221 execveat:322:281 exit:60:93 exit_group:231:94
-faccessat:269:48 faccessat2:439:439 fadvise64:221:223 fallocate:285:47 fchdir:81:50 fchmod:91:52 fchmodat:268:53
-fchmodat2:452:452 fchown:93:55 fchownat:260:54 fcntl:72:25 fdatasync:75:83 fgetxattr:193:10 flistxattr:196:13 flock:73:32
+faccessat:269:48 faccessat2:439:439 fallocate:285:47 fchdir:81:50 fchmod:91:52 fchmodat:268:53
+fchmodat2:452:452 fchown:93:55 fchownat:260:54 fdatasync:75:83 fgetxattr:193:10 flistxattr:196:13 flock:73:32
 fork:57:- fremovexattr:199:16 fsetxattr:190:7 fstat:5:80 fstatfs:138:44 fsync:74:82 ftruncate:77:46 futex:202:98
 futex_requeue:456:456 futex_wait:455:455 futex_waitv:449:449 futex_wake:454:454 futimesat:261:- get_mempolicy:239:236
 get_robust_list:274:100 getcpu:309:168 getcwd:79:17 getdents:78:- getdents64:217:61 getegid:108:177 geteuid:107:175
 getgid:104:176 getgroups:115:158 getitimer:36:102 getpeername:52:205 getpgid:121:155 getpgrp:111:- getpid:39:172
 getppid:110:173 getpriority:140:141 getrandom:318:278 getresgid:120:150 getresuid:118:148 getrlimit:97:163
 getrusage:98:165 getsid:124:156 getsockname:51:204 gettid:186:178 gettimeofday:96:169 getuid:102:174
-getxattr:191:8 inotify_add_watch:254:27 inotify_init:253:- inotify_init1:294:26 inotify_rm_watch:255:28 ioprio_get:252:31
+getxattr:191:8 ioprio_get:252:31
 ioprio_set:251:30 kill:62:129 landlock_add_rule:445:445 landlock_create_ruleset:444:444 landlock_restrict_self:446:446
 lchown:94:- lgetxattr:192:9 link:86:- linkat:265:37 listen:50:201 listxattr:194:11 llistxattr:195:12 lremovexattr:198:15
 lseek:8:62 lsetxattr:189:6 lstat:6:- map_shadow_stack:453:453 membarrier:324:283
-memfd_create:319:279 mincore:27:232 mkdir:83:- mkdirat:258:34 mknod:133:- mknodat:259:33 mlock:149:228 mlock2:325:284
-mlockall:151:230 mmap:9:222 mprotect:10:226 mq_getsetattr:245:185 mq_notify:244:184 mq_open:240:180
+ mincore:27:232 mkdir:83:- mkdirat:258:34 mknod:133:- mknodat:259:33 mlock:149:228 mlock2:325:284
+mlockall:151:230 mprotect:10:226 mq_getsetattr:245:185 mq_notify:244:184 mq_open:240:180
 mq_timedreceive:243:183 mq_timedsend:242:182 mq_unlink:241:181 mremap:25:216 mseal:462:462 msgctl:71:187 msgget:68:186
 msgrcv:70:188 msgsnd:69:189 msync:26:227 munlock:150:229 munlockall:152:231 munmap:11:215 nanosleep:35:101
 newfstatat:262:79 open:2:- openat:257:56 openat2:437:437 pause:34:- pidfd_open:434:434 pidfd_send_signal:424:424 pipe:22:-
 pipe2:293:59 pkey_alloc:330:289 pkey_free:331:290 pkey_mprotect:329:288 poll:7:- ppoll:271:73 pread64:17:67 preadv:295:69
-preadv2:327:286 pselect6:270:72 pwrite64:18:68 pwritev:296:70 pwritev2:328:287 read:0:63
+ pselect6:270:72 pwrite64:18:68 pwritev:296:70 pwritev2:328:287 read:0:63
 readahead:187:213 readlink:89:- readlinkat:267:78 readv:19:65 recvfrom:45:207 recvmmsg:299:243 recvmsg:47:212
 removexattr:197:14 rename:82:- renameat:264:38 renameat2:316:276 restart_syscall:219:128 rmdir:84:- rseq:334:293
 rt_sigaction:13:134 rt_sigpending:127:136 rt_sigprocmask:14:135 rt_sigqueueinfo:129:138 rt_sigreturn:15:139
@@ -48,7 +48,7 @@ sched_setparam:142:118 sched_setscheduler:144:119 sched_yield:24:124 select:23:-
 semtimedop:220:192 sendfile:40:71 sendmmsg:307:269 sendmsg:46:211 sendto:44:206
 set_robust_list:273:99 set_tid_address:218:96 setfsgid:123:152 setfsuid:122:151 setgid:106:144 setgroups:116:159
 setitimer:38:103 setpriority:141:140 setregid:114:143 setresgid:119:149 setresuid:117:147 setreuid:113:145
- setuid:105:146 setxattr:188:5 shmat:30:196 shmctl:31:195 shmdt:67:197 shmget:29:194
+ setuid:105:146 setxattr:188:5 shmat:30:196 shmctl:31:195 shmdt:67:197
 shutdown:48:210 sigaltstack:131:132 signalfd:282:- signalfd4:289:74 splice:275:76 stat:4:- statfs:137:43 statx:332:291
 symlink:88:- symlinkat:266:36 sync_file_range:277:84 sysinfo:99:179 tee:276:77 tgkill:234:131 time:201:-
 timer_create:222:107 timer_delete:226:111 timer_getoverrun:225:109 timer_gettime:224:108 timer_settime:223:110
@@ -66,6 +66,12 @@ _SPECIAL = {
     "personality": (135, 92),
     "prctl": (157, 167),
     "madvise": (28, 233),
+    "fadvise64": (221, 223),
+    "fcntl": (72, 25),
+    "preadv2": (327, 286),
+    "mmap": (9, 222),
+    "memfd_create": (319, 279),
+    "shmget": (29, 194),
     "setrlimit": (160, 164),
     "prlimit64": (302, 261),
     "setsockopt": (54, 208),
@@ -108,7 +114,11 @@ _PRCTLS = (
     60, 61, 65, 66, 0x4155_5856, 0x5356_4D41, 0x5961_6D61,
 )  # fmt: skip
 _RLIMIT_CORE = 4  # stays at 1: at 0, a core_pattern that names a program would have it run, outside, on what a function left
-_MADVICE_REFUSED = (12, 100, 101)  # merging equal pages (a side channel between tenants); memory failures
+# call → (argument, what it must not be): merging equal pages, memory failures; throwing pages that others use out of memory; leases and
+# dnotify (who opens a folder's files).
+_NOT_THESE = {"madvise": (2, (12, 100, 101)), "fadvise64": (3, (4,)), "fcntl": (1, (1024, 1026))}
+# call → (argument, bits it must not have, the answer): asking whether a page is in memory; huge pages, which no memory limit counts.
+_NOT_WITH = {"preadv2": (5, 8, 95), "mmap": (3, 0x40000, 12), "memfd_create": (1, 4, 22), "shmget": (2, 0x800, 1)}
 # System V and POSIX objects: shared with everybody where there is no ipc namespace.
 _IPC = ("msg", "sem", "shm", "mq_")
 
@@ -176,6 +186,8 @@ def _clone(children: int) -> list[_Instruction]:
 
 def _special(name: str, kind: _Kind) -> list[_Instruction]:
     refused = _ERRNO | _EPERM
+    if name.startswith(_IPC) and not kind.sessions:
+        return _return(refused)
     if name == "clone":
         return _clone(kind.children)
     if name == "clone3":  # its flags are behind a pointer, which a filter cannot follow; libc falls back to clone
@@ -188,8 +200,11 @@ def _special(name: str, kind: _Kind) -> list[_Instruction]:
         return _socket_options()
     if name == "ioctl":  # ENOTTY is what a descriptor answers that does not know a request
         return _listed(1, _IOCTLS, _ALLOW, _ERRNO | _ENOTTY)
-    if name == "madvise":
-        return _listed(2, _MADVICE_REFUSED, refused, _ALLOW)
+    if name in _NOT_THESE:
+        return _listed(*_NOT_THESE[name], refused, _ALLOW)
+    if name in _NOT_WITH:
+        index, bits, answer = _NOT_WITH[name]
+        return [_argument(index), (_JSET, 0, 1, bits), *_return(_ERRNO | answer), *_return(_ALLOW)]
     if name == "setrlimit":
         return _listed(0, (_RLIMIT_CORE,), refused, _ALLOW)
     if name == "prlimit64":

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from dayfly.core.model.function import Egress
 from dayfly.core.model.settings import Settings
 
 Address = IPv4Address | IPv6Address
@@ -65,6 +66,11 @@ class Policy(msgspec.Struct, frozen=True):
         """On which ports the list admits a host of this name (0: on all); None when it does not at all."""
         found = frozenset(rule.port for rule in self.rules or () if rule.names(name))
         return found or None
+
+
+def way_of(egress: Egress | tuple[str, ...]) -> tuple[Way, tuple[str, ...]]:
+    """What a function's setting means: a word for the node, and the list's rules for the broker."""
+    return (egress, ()) if isinstance(egress, str) else ("list", egress)
 
 
 def policy(egress: str, rules: tuple[str, ...], reach: Reach) -> Policy:

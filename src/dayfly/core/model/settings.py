@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     egress_connections_per_instance_max: Annotated[int, _about("Outgoing TCP connections of one instance.", ge=1)] = 256
     egress_connect_timeout_seconds: Annotated[float, _about("Time for an outgoing connection to be made.", gt=0)] = 10.0
     egress_idle_timeout_seconds: Annotated[float, _about("Outgoing connection on which nothing moves.", gt=0)] = 300.0
+    egress_bytes_per_second_max: Annotated[int, _about("Outgoing and incoming bytes of one instance; 0 is no limit.", ge=0)] = 0
     egress_queries_max: Annotated[int, _about("DNS queries of all instances waiting for an answer.", ge=1)] = 1024
     egress_queries_per_instance_max: Annotated[int, _about("DNS queries of one instance waiting for an answer.", ge=1)] = 64
     egress_query_timeout_seconds: Annotated[float, _about("Time for one of the machine's name servers to answer.", gt=0)] = 3.0
