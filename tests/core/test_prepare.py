@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dayfly.core.decide import snapshot
 from dayfly.core.decide.ancestor import FORKS_MAX, IDLE_SECONDS, RENEW_SECONDS, ZYGOTES_MAX, Age, idle_ones, is_due
-from dayfly.core.decide.prepare import COMING_MAX, KINDS_MAX, Stock
+from dayfly.core.decide.prepare import COMING_MAX, KINDS_MAX, QUIET_SECONDS, Stock
 
 
 def test_what_was_asked_for_stands_ready_and_the_emptiest_kind_comes_first():
@@ -49,6 +49,19 @@ def test_zero_means_that_none_stand_ready():
     stock: Stock[str] = Stock(each=0, in_all=0, forget_seconds=60.0)
     stock.asked("a", 0.0)
     assert stock.next({}, 0, 0.0) is None
+    assert stock.patience_seconds({}, 0.0) == QUIET_SECONDS
+
+
+def test_the_fewer_stand_the_shorter_the_pause_that_a_refill_waits_for():
+    """Under steady load pauses are short: an empty stock waits for none, a full one for the longest; the emptiest kind counts."""
+    stock: Stock[str] = Stock(each=4, in_all=32, forget_seconds=60.0)
+    assert stock.patience_seconds({}, 0.0) == QUIET_SECONDS, "nobody asked for anything"
+    stock.asked("a", 0.0)
+    stock.asked("b", 1.0)
+    waits = [stock.patience_seconds({"a": 4, "b": count}, 2.0) for count in range(5)]
+    assert waits == [QUIET_SECONDS * count / 4 for count in range(5)]
+    assert stock.patience_seconds({"a": 9, "b": 9}, 2.0) == QUIET_SECONDS, "more than wanted is no more than full"
+    assert stock.patience_seconds({"b": 4}, 60.5) == QUIET_SECONDS, "a kind that was forgotten hurries nothing"
 
 
 def test_a_zygote_is_renewed_by_age_and_by_forks():

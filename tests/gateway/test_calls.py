@@ -488,3 +488,23 @@ def test_at_the_machines_cap_busy_versions_queue_and_strangers_are_refused_with_
             assert [(await call)[0] for call in calls] == [200] * 8
 
     run(main())
+
+
+def test_a_burst_of_one_function_does_not_keep_another_functions_first_caller_waiting():
+    """All starts that may be under way for a function that wants many are; another that is called for the first time starts at once."""
+
+    async def main():
+        behaviour = Behaviour(start_seconds=60.0)
+        async with gateway(behaviour, starts_in_flight_max=4, starts_per_version_max=8) as rig:
+            rig.serve(function("burst"), function("other"))
+            callers = [asyncio.ensure_future(rig.request("GET", "/function/burst")) for _ in range(8)]
+            await until(lambda: len(behaviour.instances) == 3 and all(it.boot for it in behaviour.instances))
+            behaviour.start_seconds = 0.0
+            status, headers, _ = await rig.request("GET", "/function/other")
+            assert (status, headers["x-dayfly-start"]) == (200, "cold")
+            assert [it.boot["function"] for it in behaviour.instances] == ["burst"] * 3 + ["other"]
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+
+    run(main())

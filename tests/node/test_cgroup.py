@@ -271,6 +271,21 @@ def test_v1_keeps_no_more_groups_than_its_bound(real_v1: Groups, monkeypatch: py
 
 
 @pytest.mark.root
+def test_v1_groups_wait_no_longer_than_their_time(real_v1: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a burst no more groups stay than are made ahead anyway (two, here)."""
+    groups = [real_v1.take(32 << 20, 8) for _ in range(5)]
+    for group in groups:
+        assert group is not None
+        real_v1.give_back(group)
+    assert real_v1.sweep() is False
+    assert sum(group.unique[0].exists() for group in groups if group is not None) == 5
+    monkeypatch.setattr(cgroup, "AGAIN_SECONDS_MAX", 0.0)
+    for _ in range(5):
+        real_v1.sweep()
+    assert sum(group.unique[0].exists() for group in groups if group is not None) == 2
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("megabytes", [64, 512])
 def test_limits_of_groups_made_ahead_change(real_v1: Groups, megabytes: int) -> None:
     """A group made ahead for the usual limits takes higher and lower ones, swap included."""

@@ -7,7 +7,6 @@ never awaits. Called by gateway/dispatch.py, reply.py and link.py.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ import structlog
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, Retire, Start
 from dayfly.core.decide.evict import GreedyDual
+from dayfly.core.decide.starts import Starts
 from dayfly.core.model.call import Call
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
@@ -28,13 +28,13 @@ from dayfly.gateway.ledger import FunctionLedger, Ledger
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
 from dayfly.gateway.templates import Templates
+from dayfly.gateway.unbegun import return_unbegun
 from dayfly.runtime import frames
 
 log = structlog.get_logger()
 
 RAN_INIT = ("fork", "prepared")  # origins of instances that ran their version's init themselves
 EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) may come after the death itself
-LOST_CHECK_SECONDS = 0.05  # after this, an offered call that nobody holds was never begun
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
 DORMANT_SECONDS = 30.0  # a version without instances and calls for this long gives its sockets back
 KEEP_SECONDS = 1.0  # between two looks for templates of versions that are gone
@@ -56,8 +56,8 @@ class Fleet:
         self._entries: dict[tuple[str, str, int], Entry] = {}
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
-        self._pending: deque[Entry] = deque()  # starts waiting for a machine-wide slot, one item each
-        self._starting = self._seq = 0
+        self._starts = Starts[Entry](settings.starts_in_flight_max)
+        self._seq = 0
         self._keep_at = 0.0
         self._eviction = GreedyDual[Entry]()
         self.stopping = False
@@ -164,7 +164,7 @@ class Fleet:
                 del self._entries[key]
                 self._drain(entry)
         self._bury(now)
-        self.templates.tick(quiet=not self._pending and not self._starting)
+        self.templates.tick(quiet=self._starts.quiet)
         if now >= self._keep_at:
             self._keep_at = now + KEEP_SECONDS
             self.templates.keep(known() | self._entries.keys())
@@ -196,7 +196,7 @@ class Fleet:
             entry.pool.blocked(call)
 
     def _do_start(self, entry: Entry, effect: Start) -> None:
-        self._pending.extend([entry] * effect.instances)
+        self._starts.ask(entry, effect.instances, is_first=not entry.channels)
         self._start_pending()
 
     def _do_retire(self, entry: Entry, effect: Retire) -> None:
@@ -217,15 +217,13 @@ class Fleet:
         entry.provers.clear()
 
     def _start_pending(self) -> None:
-        settings = self._settings
-        while self._pending and self._starting < settings.starts_in_flight_max:
-            if not self._provider.connected:
-                return  # the node is coming back; calls wait until their deadline
-            if len(self._channels) >= settings.instances_max:
+        """Begin what may begin. While the node is coming back nothing may: calls wait until their deadline."""
+        while self._provider.connected and self._starts.may_begin:
+            if len(self._channels) >= self._settings.instances_max:
                 if not self._make_room():
                     self._refuse_pending("overloaded")
                 return
-            if not (entry := self._pending.popleft()).pool.closed:
+            if (entry := self._starts.next()) is not None and not entry.pool.closed:
                 self._start_one(entry)
 
     def _make_room(self) -> bool:
@@ -241,9 +239,8 @@ class Fleet:
         return chosen is not None
 
     def _refuse_pending(self, code: str) -> None:
-        entries, self._pending = self._pending, deque()
         now = time.monotonic()
-        for entry in entries:
+        for entry in self._starts.drop_all():
             entry.pool.failed(None, now, code)
             self._carry_out(entry)
 
@@ -255,7 +252,7 @@ class Fleet:
             entry.pool.failed(None, now, "start_failed")
             self._carry_out(entry)
             return
-        self._starting += 1
+        self._starts.begun()
         self._channels[channel.id] = channel
         entry.channels[channel.id] = channel
         entry.ledger.numbers.instances_started += 1
@@ -293,7 +290,7 @@ class Fleet:
         except msgspec.DecodeError:
             self.on_end(channel, "garbage")
             return
-        self._starting -= 1
+        self._starts.ended()
         provers, entry.provers = entry.provers, []
         for prover in provers:
             prover(channel, {})
@@ -347,26 +344,11 @@ class Fleet:
                 if (call := entry.pool.offered.get(seq)) is not None:
                     call.reply.died(death_text(channel))
             entry.pool.lost(channel.id, taken, now)
-            self._loop.call_later(LOST_CHECK_SECONDS, self._return_unbegun, entry, frozenset(entry.pool.offered), 2)
+            return_unbegun(self._loop, entry, self._carry_out)
         else:
             entry.pool.retired(channel.id, now)
         self._carry_out(entry)
         self._start_pending()
-
-    def _return_unbegun(self, entry: Entry, suspects: frozenset[int], rounds: int) -> None:
-        """Calls offered when an instance died, and now neither on the socket nor in anybody's slot, were received by the dead one before it
-        marked them: never begun, so they go back to the queue. Looked at twice, so that an answer on its way is not taken for a loss."""
-        missing = suspects & entry.pool.offered.keys()
-        if not missing or entry.pool.closed:
-            return
-        missing -= set(entry.socket.untaken())
-        for channel in entry.channels.values():
-            missing -= set(channel.running(entry.pool.limits.concurrency))
-        if missing and rounds > 1:
-            self._loop.call_later(LOST_CHECK_SECONDS, self._return_unbegun, entry, missing, rounds - 1)
-        elif missing:
-            entry.pool.returned(missing, time.monotonic())
-            self._carry_out(entry)
 
     def _failed(self, channel: Channel, error: dict[str, Any], code: str) -> None:
         entry: Entry = channel.entry
@@ -376,7 +358,7 @@ class Fleet:
 
     def _settle_start(self, channel: Channel, entry: Entry, error: dict[str, Any], code: str) -> None:
         """A start came to nothing: tell the provers, and calls that have nobody else."""
-        self._starting -= 1
+        self._starts.ended()
         provers, entry.provers = entry.provers, []
         for prover in provers:
             prover(channel, error)
@@ -411,4 +393,4 @@ class Fleet:
                 entry.socket.finish()
 
     def __repr__(self) -> str:
-        return f"<Fleet versions={len(self._entries)} instances={len(self._channels)} starting={self._starting}>"
+        return f"<Fleet versions={len(self._entries)} instances={len(self._channels)} {self._starts}>"

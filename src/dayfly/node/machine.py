@@ -26,7 +26,7 @@ class Walls(NamedTuple):
     """A plan, its steps as JSON, and those of them that can be taken ahead (empty: none can)."""
 
     plan: isolate.Plan
-    steps: msgspec.Raw
+    steps: bytes
     ahead: bytes
 
 
@@ -104,7 +104,7 @@ class Machine:
     def _plan(self, demand: isolate.Demand) -> Walls:
         plan = isolate.plan(demand, self.features, strict=self.settings.isolation == "strict")
         ahead = isolate.ahead(plan.steps) if self.private_root else None
-        return Walls(plan, msgspec.Raw(msgspec.json.encode(plan.steps)), msgspec.json.encode(ahead) if ahead else b"")
+        return Walls(plan, msgspec.json.encode(plan.steps), msgspec.json.encode(ahead) if ahead else b"")
 
     def dress(self, memory_mb: int, pids: int, egress: str, cpu_millicores: int = 0, *, tenant: str | None = None) -> Outfit:
         """A uid, a group with these limits and (unless `egress` is empty) a network of its own, as far as this machine has them.

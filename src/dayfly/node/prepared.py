@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
-
 from dayfly.core.decide.isolate import PIDS_MAX
 from dayfly.core.decide.prepare import Stock
 from dayfly.node.log import log
@@ -178,7 +176,7 @@ class Reserve:
             one = self._by_name[name] = Prepared(name, kind, zygote, outfit, ours)
             undo.pop_all()
             names, descriptors = outfit.hand_over()
-            ticket = Ticket(name, outfit.uid, ["seat", *names], msgspec.Raw(kind.steps))
+            ticket = Ticket(name, outfit.uid, ["seat", *names], kind.steps)
             zygote.start(ticket, [os.dup(theirs.fileno()), *descriptors])
         self._watch(ours.fileno(), lambda _: self._readable(one))
 

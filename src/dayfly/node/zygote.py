@@ -4,8 +4,10 @@ Run as a program by the *function's* interpreter (`python -I -S -B …/node/zygo
 library or listed in `load`. One thread, no user code, no secrets. It is pid 1 of its own pid namespace where there is one, so
 that nothing it forked can outlive it. It obeys fixed messages of the node on one SOCK_SEQPACKET (the first is its configuration):
 
-    node → zygote   {"instance", "uid", "flags", "descriptors": [name…], "steps": [[name, [parameter…]]…]} and the descriptors
-                    {"kill": instance}
+    node → zygote   its configuration (JSON), then, fields separated by NUL:
+                    start INSTANCE UID CODE LAYER SCRATCH NAMES STEPS, with the descriptors that NAMES names; STEPS is JSON:
+                    [[name, [parameter…]]…]
+                    kill INSTANCE | proc, with a pid namespace and a socket that gets a /proc of it
     zygote → node   ready | forked ID PID (and credentials: the pid as the node sees it) | exited ID KIND CODE CPU_US PEAK_KB
                     | failed ID STEP TEXT   (always followed by exited)
 """
@@ -20,10 +22,11 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dayfly.sandbox import launch
+    from dayfly.sandbox import launch, program
 
 MESSAGE_BYTES_MAX = 16 * 1024
 DESCRIPTORS_MAX = 16
@@ -74,9 +77,12 @@ class Zygote:
         self.config = config
         self.sys = syscalls
         self.launch = launch
-        self.children: dict[int, str] = {}  # pid → instance
+        self.uid, self.gid = os.getuid(), os.getgid()
+        self.children: dict[int, bytes] = {}  # pid → instance
         self.own_pid_space = bool(config["pidns"])
         self.home = high(os.open("/proc/self/ns/pid", os.O_RDONLY)) if self.own_pid_space else -1
+        self.apart = syscalls.prepared("unshare", syscalls.CLONE_NEWPID)
+        self.back = syscalls.prepared("setns", self.home, syscalls.CLONE_NEWPID)
         self.thread_id_address = 0
 
     def prepare(self) -> None:
@@ -126,9 +132,9 @@ class Zygote:
             for descriptor, _ in poll.poll():
                 if descriptor == wake:
                     os.read(wake, 512)
+                    self.reap()
                 elif not self.receive():
                     return
-            self.reap()
 
     def receive(self) -> bool:
         """One message of the node. False: it is gone."""
@@ -138,27 +144,18 @@ class Zygote:
             descriptors.frombytes(rights[: len(rights) - len(rights) % 4])
         if not data:
             return False
-        message = json.loads(data)
-        if "proc" in message:
-            try:
-                self.mount_proc(*descriptors)
-            except OSError:  # the namespace is gone: the socket's end says so
-                pass
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-            return True
-        if "kill" in message:
-            self.kill(message["kill"])
-            return True
+        fields = data.split(b"\0", 6)
         try:
-            expected = list(range(self.launch.FIRST_DESCRIPTOR, self.launch.FIRST_DESCRIPTOR + len(message["descriptors"])))
-            if flags & _socket.MSG_CTRUNC or descriptors.tolist() != expected:
-                raise OSError(errno.EBADF, f"descriptors arrived as {descriptors.tolist()}")
-            self.start(message)
+            if fields[0] == b"start":
+                self.start(self.launch.Ticket(*fields[1:]), descriptors, flags)
+            elif fields[0] == b"kill":
+                self.kill(fields[1])
+            else:
+                with suppress(OSError):  # the namespace is gone: the socket's end says so
+                    self.mount_proc(*descriptors)
         except Exception as error:  # whatever is wrong with one start must not end the instances that run
-            self.send_failure(message["instance"], "fork", error)
-            self.send(f"exited {message['instance']} refused 0 0 0".encode())
+            self.send_failure(fields[1], "fork", error)
+            self.send(b"exited %s refused 0 0 0" % fields[1])
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -178,40 +175,39 @@ class Zygote:
                 self.mounts.send_proc(_socket.socket(fileno=answer))
             finally:
                 os._exit(0)
-        self.children[pid] = ""
+        self.children[pid] = b""
 
-    def start(self, ticket: dict[str, object]) -> None:
+    def start(self, ticket: "launch.Ticket", descriptors: "array.array[int]", flags: int) -> None:
         """Fork one instance. In the child this never returns."""
         child = self.launch.Child(ticket, self.kit)
-        pid = self.fork(ticket)
+        if flags & _socket.MSG_CTRUNC or descriptors.tolist() != child.program.arriving:
+            raise OSError(errno.EBADF, f"descriptors arrived as {descriptors.tolist()}")
+        pid = self.fork(child.program)
         if pid == 0:
             self.become(child)
-        instance = str(ticket["instance"])
-        self.children[pid] = instance
-        credentials = array.array("i", [pid, os.getuid(), os.getgid()])
-        message = [b"forked %s %d" % (instance.encode(), pid)]
+        self.children[pid] = ticket.instance
+        message = [b"forked %s %d" % (ticket.instance, pid)]
         try:
+            credentials = array.array("i", (pid, self.uid, self.gid))
             self.control.sendmsg(message, [(_socket.SOL_SOCKET, 2, credentials)])  # SCM_CREDENTIALS
         except PermissionError:  # without privileges over the namespace: then it is the same namespace, and the same number
             self.control.sendmsg(message)
 
-    def fork(self, ticket: dict[str, object]) -> int:
+    def fork(self, program: "program.Program") -> int:
         """In a pid namespace of its own where there is one; where cgroups are v2, straight into its group."""
-        names = ticket["descriptors"]
-        assert isinstance(names, list)
-        spaces = self.sys.CLONE_NEWPID if self.own_pid_space else 0
-        if "cgroup" in names:
-            cgroup = self.launch.FIRST_DESCRIPTOR + names.index("cgroup")
-            return self.sys.fork_with(spaces, cgroup, self.thread_id_address)
-        if not spaces:
+        if "cgroup" in program.descriptors:
+            spaces = self.sys.CLONE_NEWPID if self.own_pid_space else 0
+            return self.sys.fork_with(spaces, program.descriptors["cgroup"], self.thread_id_address)
+        if not self.own_pid_space:
             return os.fork()
-        self.sys.unshare(spaces)
+        if self.apart() != 0:
+            raise self.sys.failure("unshare")
         pid = -1
         try:
             pid = os.fork()
         finally:
-            if pid != 0:  # back home, so that the next child does not land in this one's namespace
-                self.sys.setns(self.home, spaces)
+            if pid != 0 and self.back() != 0:  # back home, so that the next child does not land in this one's namespace
+                os._exit(1)
         return pid
 
     def become(self, child: "launch.Child") -> None:
@@ -221,7 +217,7 @@ class Zygote:
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # not `signal`: its enums alone touch 30 pages of each child
             child.enter()
         except BaseException as error:
-            self.send_failure(str(child.ticket["instance"]), child.step, error)
+            self.send_failure(child.ticket.instance, child.step, error)
             os._exit(1)
         try:
             agent = self.agent
@@ -239,7 +235,7 @@ class Zygote:
         finally:
             os._exit(70)
 
-    def kill(self, instance: str) -> None:
+    def kill(self, instance: bytes) -> None:
         for pid, name in self.children.items():
             if name == instance:
                 self.kill_all_of(pid)
@@ -261,18 +257,18 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            instance = self.children.pop(pid, "")
+            instance = self.children.pop(pid, b"")
             if not instance:
                 continue  # an orphan of an instance without a pid namespace
             if not self.own_pid_space:
                 self.kill_all_of(pid)
-            kind, code = ("signal", os.WTERMSIG(status)) if os.WIFSIGNALED(status) else ("exit", os.WEXITSTATUS(status))
+            kind, code = (b"signal", os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (b"exit", os.WEXITSTATUS(status))
             cpu_us = int((usage.ru_utime + usage.ru_stime) * 1e6)
-            self.send(f"exited {instance} {kind} {code} {cpu_us} {usage.ru_maxrss}".encode())
+            self.send(b"exited %s %s %d %d %d" % (instance, kind, code, cpu_us, usage.ru_maxrss))
 
-    def send_failure(self, instance: str, step: str, error: BaseException) -> None:
-        text = f"{type(error).__name__}: {error}"
-        self.send(f"failed {instance} {step} {text[:500]}".encode())
+    def send_failure(self, instance: bytes, step: str, error: BaseException) -> None:
+        text = f"{step} {type(error).__name__}: {error}"
+        self.send(b"failed %s %s" % (instance, text[:500].encode()))
 
     def send(self, message: bytes) -> None:
         """Tell the node; without it this process has no reason to live."""

@@ -10,6 +10,7 @@ whose name does not carry this data directory's tag.
 import contextlib
 import errno
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ WEIGHT_PER_GB = 100  # v2's default weight for each GiB of memory; v1's shares a
 
 
 AGAIN_MAX = 32  # groups that wait to be used again
+AGAIN_SECONDS_MAX = 10.0  # without a start, and no more wait than are made ahead anyway
 LEFT_BYTES_MAX = 1 << 20  # still charged to a group whose processes are dead (kernel objects, charges taken ahead): more, and it goes
 
 
@@ -211,6 +213,7 @@ class Groups:
         self._pool: list[Group] = []
         self._leaving: list[Group] = []
         self._next = 0
+        self._taken_at = 0.0
         self._usual = Limits(128 << 20, 64, _weight(128 << 20))  # what was asked for last: groups made ahead have these limits
         self._io: bool | str = f"no cgroup controller for disk input and output ({'io' if place.version == 2 else 'blkio'}) is used"
         self._io_folder: Path | None = None  # v1: the one group for all
@@ -241,6 +244,7 @@ class Groups:
         """A fresh group with these limits; None where there are none to be had."""
         if not self.folders:
             return None
+        self._taken_at = time.monotonic()
         group = self._pool.pop() if self._pool else self._make()
         limits = Limits(memory_bytes, pids, _weight(memory_bytes), cpu_millicores)
         self._usual = limits._replace(cpu_millicores=0)
@@ -281,7 +285,11 @@ class Groups:
         return bool(self.folders) and len(self._pool) < self._ready
 
     def sweep(self, at_most: int = 1) -> bool:
-        """Remove groups given back. True: call again soon."""
+        """Remove groups given back, and those that nobody will use again soon. True: call again soon."""
+        if len(self._pool) > self._ready and time.monotonic() - self._taken_at > AGAIN_SECONDS_MAX:
+            group = self._pool.pop(0)
+            group.close_descriptors()
+            self._leaving.append(group)
         for _ in range(min(at_most, len(self._leaving))):
             group = self._leaving.pop(0)
             if not group.remove():

@@ -7,6 +7,7 @@ differs from child to child is a small function each, here. Called by node/zygot
 
 import ctypes
 import errno
+import json
 import os
 import resource
 import sys
@@ -58,20 +59,30 @@ class Kit(Ground):
                     self.filters[inet, sessions] = sys_.Filter(seccomp.program(inet=inet == "inet", sessions=sessions == "sessions"))
         with suppress(OSError):
             self.filters["inet", "template"] = sys_.Filter(seccomp.program(children=OFFSPRING_FLAGS | sys_.CHILD_TID_FLAGS))
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[bytes, Program] = {}
 
-    def program(self, ticket: dict[str, object]) -> Program:
+    def program(self, plan: bytes) -> Program:
         """The program of a ticket's plan. Plans differ in few ways, so it is nearly always there already."""
-        steps, names = ticket["steps"], ticket["descriptors"]
-        key = f"{steps} {names}"
-        found = self._programs.get(key)
+        found = self._programs.get(plan)
         if found is None:
-            assert isinstance(steps, list)
-            assert isinstance(names, list)
             if len(self._programs) >= PROGRAMS_MAX:
                 self._programs.clear()
-            found = self._programs[key] = Program(self, steps, names)
+            names, _, steps = plan.partition(b"\0")
+            found = self._programs[plan] = Program(self, json.loads(steps), names.decode().split(" "))
         return found
+
+
+class Ticket:
+    """The node's start message (node/nursery.py packs it), its fields as they came: a zygote that parses more copies a page for each
+    thing that it touches, after every fork. `plan`: names of descriptors, NUL, steps as JSON."""
+
+    def __init__(self, instance: bytes, uid: bytes, code_path: bytes, layer_path: bytes, scratch_path: bytes, plan: bytes) -> None:
+        self.instance = instance
+        self.uid = uid
+        self.code_path = code_path
+        self.layer_path = layer_path
+        self.scratch_path = scratch_path
+        self.plan = plan
 
 
 class Offspring:
@@ -118,20 +129,19 @@ class Offspring:
 class Child:
     """One child on its way in. `ticket` is the node's start message; `kit` the zygote's. Made before the fork."""
 
-    def __init__(self, ticket: dict[str, object], kit: Kit) -> None:
+    def __init__(self, ticket: Ticket, kit: Kit) -> None:
         self.ticket = ticket
         self.kit = kit
-        self.program = kit.program(ticket)
+        self.program = kit.program(ticket.plan)
         self.step = "start"
         self.folders: tuple[str, str] | None = None  # code and layer, where they do not lie at their usual places
         self.waits = self.program.names[0] == "seat"
-        self.uid = int(str(ticket["uid"]))
-        kit.stand(self.uid, str(ticket["instance"]))
+        self.uid = int(ticket.uid)
+        kit.stand(self.uid, ticket.instance)
 
     def offspring(self, thread_id_address: int) -> Offspring:
         """What it needs when it is a template."""
-        steps = self.ticket["steps"]
-        assert isinstance(steps, list)
+        steps = json.loads(self.ticket.plan.partition(b"\0")[2])
         return Offspring(self.kit, {step[0] for step in steps}, thread_id_address)
 
     def enter(self) -> None:
@@ -156,8 +166,8 @@ class Child:
 
     def do_folders(self) -> None:
         """Without a private root: where the instance's folders really lie is told in its environment."""
-        code, scratch = str(self.ticket["code_path"]), str(self.ticket["scratch_path"])
-        self.folders = (code, str(self.ticket["layer_path"]))
+        code, scratch = os.fsdecode(self.ticket.code_path), os.fsdecode(self.ticket.scratch_path)
+        self.folders = (code, os.fsdecode(self.ticket.layer_path))
         os.environ.update(TMPDIR=scratch, HOME=scratch, DAYFLY_SECRETS=scratch + "/secrets")
         os.chdir(code)
 
@@ -199,10 +209,10 @@ class Child:
         try:
             sys_.landlock_allow(ruleset, self.kit.null, rights.device)
             assert isinstance(self.kit.readable, list)
-            layer = str(self.ticket["layer_path"])
-            for path in (*self.kit.readable, str(self.ticket["code_path"]), *([layer] if layer else [])):
+            layer = os.fsdecode(self.ticket.layer_path)
+            for path in (*self.kit.readable, os.fsdecode(self.ticket.code_path), *([layer] if layer else [])):
                 _allow_path(ruleset, path, rights.read if os.path.isdir(path) else rights.execute_file)
-            _allow_path(ruleset, str(self.ticket["scratch_path"]), rights.everything)
+            _allow_path(ruleset, os.fsdecode(self.ticket.scratch_path), rights.everything)
             sys_.landlock_restrict(ruleset)
         finally:
             os.close(ruleset)

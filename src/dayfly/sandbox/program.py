@@ -80,10 +80,10 @@ class Ground:
         self.uid = ctypes.c_void_p()
         self.name = ctypes.create_string_buffer(HOST_NAME_BYTES_MAX)
 
-    def stand(self, uid: int, name: str) -> None:
+    def stand(self, uid: int, name: bytes) -> None:
         """What differs from child to child, put into its place in all programs. Called before each fork."""
         self.uid.value = uid
-        self.name.raw = name.encode()[:HOST_NAME_BYTES_MAX].ljust(HOST_NAME_BYTES_MAX, b"\0")
+        self.name.raw = name[:HOST_NAME_BYTES_MAX].ljust(HOST_NAME_BYTES_MAX, b"\0")
 
 
 class Program:
@@ -94,6 +94,7 @@ class Program:
         self.ground = ground
         self.names = names
         self.descriptors = {name: FIRST_DESCRIPTOR + i for i, name in enumerate(names)}
+        self.arriving = list(self.descriptors.values())
         self.free = FIRST_DESCRIPTOR + len(names)  # the next number that an open gives
         self.entries: list[Entry] = []
         self.step = "start"
