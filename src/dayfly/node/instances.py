@@ -112,7 +112,7 @@ class Instances:
                 raise ValueError(f"snapshots cannot be had on this machine: {reason}")
             demand = Demand(
                 start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores,
-                is_template,
+                is_template, start.runtime == EXEC,
             )  # fmt: skip
             walls = self.machine.plan(demand)
             instance = Instance(start, tell, walls.plan, self.tree.zygote(start.tenant, self._runtime(start)))
@@ -120,7 +120,7 @@ class Instances:
             for descriptor in trees.values():
                 undo.callback(os.close, descriptor)
             way_out = "none" if start.egress == "none" else "internet"
-            kind = None if is_template or start.runtime == EXEC else self.reserve.wanted(instance.zygote, walls.ahead, way_out)
+            kind = None if is_template else self.reserve.wanted(instance.zygote, walls.ahead, way_out)
             if not self._move_in(instance, self.reserve.take(kind), start, trees, given):
                 self._fork(instance, start, walls, trees, given, undo)
         return instance
@@ -165,7 +165,6 @@ class Instances:
         ticket = Ticket(
             instance.name, instance.outfit.uid, [*first, *trees, *names], walls.steps,
             f"{layout.code}/{start.code}", f"{layout.layers}/{start.layer}" if start.layer else "", instance.scratch,
-            start.runtime == EXEC,
         )  # fmt: skip
         self._live[instance.id] = self._named[instance.name] = instance
         undo.pop_all()

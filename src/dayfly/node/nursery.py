@@ -52,7 +52,6 @@ class Ticket(NamedTuple):
     code_path: str = ""
     layer_path: str = ""
     scratch_path: str = ""
-    program: bool = False  # run /var/task/bootstrap instead of the agent
 
     def packed(self) -> bytes:
         """The message. Its last part, names and steps, is the same for many starts: the zygote looks it up whole and parses it once."""

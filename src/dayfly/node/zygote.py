@@ -221,8 +221,6 @@ class Zygote:
             os._exit(1)
         try:
             agent = self.agent
-            if child.ticket.get("program"):
-                self.launch.run_program(child.folders[0] if child.folders else "/var/task")
             if child.program.descriptors.get("seat", 3) > 3:
                 agent.serve_template(child.program.descriptors["seat"], child.offspring(self.thread_id_address))
             if child.waits:

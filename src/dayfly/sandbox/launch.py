@@ -188,6 +188,9 @@ class Child:
             finally:
                 os.close(descriptor)
 
+    def do_program(self) -> "NoReturn":
+        run_program(self.folders[0] if self.folders else "/var/task")
+
     # Identity
 
     def do_user_namespace(self) -> None:

@@ -40,7 +40,7 @@ WALLS: Final[dict[str, tuple[str, tuple[tuple[str, ...], ...]]]] = {
 EXTRAS: Final[dict[str, str]] = {"cpu_ceiling": "cpu_quota_cgroup", "io": "io_cgroup", "egress_steering": "egress_steering"}
 
 
-_NEVER_AHEAD: Final = frozenset(("folders", "secrets", "secret_files"))
+_NEVER_AHEAD: Final = frozenset(("folders", "secrets", "secret_files", "program"))
 _WHEN_GIVEN: Final = frozenset(("tree", "directory"))
 
 
@@ -55,6 +55,7 @@ class Demand(msgspec.Struct, frozen=True):
     secrets: bool = False
     cpu_millicores: int = 0  # a ceiling; 0: none
     template: bool = False  # it will fork others like itself
+    program: bool = False  # it is a program of its own, not the interpreter that is there already
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -150,7 +151,8 @@ def _steps(demand: Demand, walls: frozenset[str], features: Features) -> tuple[S
     steps += _file_steps(demand, walls)
     steps += _identity_steps(demand, walls, features)
     steps += _filter_steps(demand, walls)
-    return (*steps, Step("descriptors"))  # last: until here a failure can still be told
+    steps.append(Step("descriptors"))  # last: until here a failure can still be told
+    return (*steps, Step("program")) if demand.program else tuple(steps)
 
 
 def _file_steps(demand: Demand, walls: frozenset[str]) -> list[Step]:
