@@ -14,6 +14,7 @@ from dayfly.core.model.call import Call
 
 IDLE_SECONDS = st.floats(1.0, 10 * 86_400.0)
 TICK_SECONDS = 0.05
+ROUNDING = 1 + 1e-12
 
 
 def seen(*seconds: float) -> IdleTimes:
@@ -58,7 +59,7 @@ def test_no_pair_of_bin_edges_is_cheaper_than_the_chosen_one(seconds, worth):
     beyond = times.total - sum(count for _, count in bins)
 
     def price(ahead: float, until: float) -> float:
-        spared = sum(count for index, count in bins if ahead <= EDGES[index] and EDGES[index + 1] <= until)
+        spared = sum(count for index, count in bins if ahead <= EDGES[index] * ROUNDING and EDGES[index + 1] <= until * ROUNDING)
         middles = [((EDGES[index] + EDGES[index + 1]) / 2, count) for index, count in bins] + [(float("inf"), beyond)]
         return sum(max(0.0, min(middle, until) - ahead) * count for middle, count in middles) - worth * spared
 

@@ -41,7 +41,6 @@ class Pool:
     """The decisions of one version's pool. `repr` tells the story."""
 
     def __init__(self, limits: PoolLimits, seen: IdleTimes | None = None) -> None:
-        """`seen`: the function's idle times, if they shall outlive this pool."""
         self.limits = limits
         self.waiting: deque[Call] = deque()
         self.offered: dict[int, Call] = {}  # by seq, in the order of offering
@@ -60,7 +59,7 @@ class Pool:
         self._blocked = False  # the socket was full: wait for an answer before offering again
         self._room = 0  # how many calls may be offered at once; follows instances and mean
         self._last_finish_at = self._look_again_at = 0.0
-        learns = limits.keep_alive_learns and limits.keep_alive_seconds > 0  # 0 means: not at all, whatever was seen
+        learns = limits.keep_alive_learns and limits.keep_alive_seconds > 0  # `seen`: idle times that shall outlive this pool
         self.keep = KeepAlive(limits.keep_alive_seconds, seen or IdleTimes(), priced if learns else fixed)
         self._stalled_at = float("-inf")
         self._effects: list[Effect] = []
