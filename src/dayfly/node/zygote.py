@@ -5,8 +5,8 @@ library or listed in `load`. One thread, no user code, no secrets. It is pid 1 o
 that nothing it forked can outlive it. It obeys fixed messages of the node on one SOCK_SEQPACKET (the first is its configuration):
 
     node → zygote   its configuration (JSON), then, fields separated by NUL:
-                    start INSTANCE UID CODE LAYER SCRATCH NAMES STEPS, with the descriptors that NAMES names; STEPS is JSON:
-                    [[name, [parameter…]]…]
+                    start|program INSTANCE UID CODE LAYER SCRATCH NAMES STEPS, with the descriptors that NAMES names; STEPS is JSON:
+                    [[name, [parameter…]]…]; program: not the agent runs, but CODE's bootstrap
                     kill INSTANCE | proc, with a pid namespace and a socket that gets a /proc of it
     zygote → node   ready | forked ID PID (and credentials: the pid as the node sees it) | exited ID KIND CODE CPU_US PEAK_KB
                     | failed ID STEP TEXT   (always followed by exited)
@@ -146,8 +146,8 @@ class Zygote:
             return False
         fields = data.split(b"\0", 6)
         try:
-            if fields[0] == b"start":
-                self.start(self.launch.Ticket(*fields[1:]), descriptors, flags)
+            if fields[0] == b"start" or fields[0] == b"program":
+                self.start(self.launch.Ticket(*fields), descriptors, flags)
             elif fields[0] == b"kill":
                 self.kill(fields[1])
             else:
@@ -221,7 +221,7 @@ class Zygote:
             os._exit(1)
         try:
             agent = self.agent
-            if child.ticket.get("program"):
+            if child.ticket.is_program:
                 self.launch.run_program(child.folders[0] if child.folders else "/var/task")
             if child.program.descriptors.get("seat", 3) > 3:
                 agent.serve_template(child.program.descriptors["seat"], child.offspring(self.thread_id_address))

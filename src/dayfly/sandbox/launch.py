@@ -76,7 +76,10 @@ class Ticket:
     """The node's start message (node/nursery.py packs it), its fields as they came: a zygote that parses more copies a page for each
     thing that it touches, after every fork. `plan`: names of descriptors, NUL, steps as JSON."""
 
-    def __init__(self, instance: bytes, uid: bytes, code_path: bytes, layer_path: bytes, scratch_path: bytes, plan: bytes) -> None:
+    def __init__(
+        self, kind: bytes, instance: bytes, uid: bytes, code_path: bytes, layer_path: bytes, scratch_path: bytes, plan: bytes
+    ) -> None:
+        self.is_program = kind == b"program"
         self.instance = instance
         self.uid = uid
         self.code_path = code_path
