@@ -25,6 +25,14 @@ def test_nothing_more_is_begun_while_enough_are_on_their_way_or_all_room_is_take
     assert stock.next({"a": 1, "b": 9}, 0, 0.0) is None
 
 
+def test_nothing_is_made_behind_which_a_start_would_have_to_wait():
+    stock: Stock[str] = Stock(each=3, in_all=100, forget_seconds=60.0)
+    stock.asked("a", 0.0)
+    stock.asked("b", 1.0)
+    assert stock.next({"b": 2}, 0, 1.0, {"a"}) == "b", "the parent of the emptier kind still has to fork what it was asked for"
+    assert stock.next({}, 0, 1.0, {"a", "b"}) is None
+
+
 def test_a_kind_that_nobody_asks_for_goes():
     stock: Stock[str] = Stock(each=2, in_all=10, forget_seconds=60.0)
     stock.asked("a", 0.0)

@@ -55,9 +55,8 @@ class Ticket(NamedTuple):
 
     def packed(self) -> bytes:
         """The message. Its last part, names and steps, is the same for many starts: the zygote looks it up whole and parses it once."""
-        head = (
-            f"start\0{self.instance}\0{self.uid}\0{self.code_path}\0{self.layer_path}\0{self.scratch_path}\0{' '.join(self.descriptors)}\0"
-        )
+        folders = f"{self.code_path}\0{self.layer_path}\0{self.scratch_path}"
+        head = f"start\0{self.instance}\0{self.uid}\0{folders}\0{' '.join(self.descriptors)}\0"
         return head.encode() + self.steps
 
 
@@ -74,6 +73,7 @@ class Zygote:
         self.ready = False
         self.alive = True
         self.instances: dict[str, int] = {}  # id → pid as this process sees it, 0 until forked
+        self.unborn = 0  # how many of them are not forked yet
         self._outbox: collections.deque[tuple[bytes, list[int]]] = collections.deque()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -95,6 +95,7 @@ class Zygote:
     def start(self, ticket: Ticket, descriptors: list[int]) -> None:
         """Ask for an instance. Takes over `descriptors`, in the order of `ticket.descriptors`."""
         self.instances[ticket.instance] = 0
+        self.unborn += 1
         self.forks += 1
         self._outbox.append((ticket.packed(), descriptors))
         self.flush()
@@ -155,12 +156,13 @@ class Zygote:
         if kind == "forked":
             # The kernel translated the credentials' pid for us; without namespaces the sender's own number is the same.
             own = int(rest)
+            self.unborn -= self.instances[instance] == 0
             self.instances[instance] = pid if pid not in (0, self.pid) else own
             listener.forked(instance, self.instances[instance])
         elif kind == "failed":
             listener.failed(instance, rest)
         elif kind == "exited":
-            del self.instances[instance]
+            self.unborn -= self.instances.pop(instance) == 0
             how, code, cpu_us, peak_kb = rest.split(" ")
             listener.exited(instance, how, int(code), int(cpu_us), int(peak_kb) * 1024)
 

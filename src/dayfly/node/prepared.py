@@ -150,7 +150,8 @@ class Reserve:
         now = time.monotonic()
         there = Counter(one.kind for one in self._by_name.values())
         coming = sum(not one.stands for one in self._by_name.values())
-        if (kind := self._stock.next(there, coming, now)) is not None:
+        busy = {kind for kind in self._stock.kinds() if kind.zygote in self._zygotes and self._zygotes[kind.zygote].unborn}
+        if (kind := self._stock.next(there, coming, now, busy)) is not None:
             self._begin(kind)
             return True
         if (kind := self._stock.surplus(there, now)) is not None:

@@ -14,8 +14,10 @@ _ROUNDS_MAX = 100_000
 
 def fill_holes() -> None:
     """Take every chunk of malloc's that lies below the end of the heap. They are never given back."""
-    malloc = ctypes.CDLL(None).malloc
+    libc = ctypes.CDLL(None)
+    malloc, free = libc.malloc, libc.free
     malloc.restype, malloc.argtypes = ctypes.c_size_t, [ctypes.c_size_t]
+    free.argtypes = [ctypes.c_size_t]
     last, end = 0, malloc(_SIZES[0])
     for _ in range(_ROUNDS_MAX):
         if end - last == _SIZES[0] + 16:  # two neighbours: both were cut from the heap's end
@@ -23,5 +25,7 @@ def fill_holes() -> None:
         last, end = end, malloc(_SIZES[0])
     for size in _SIZES:
         for _ in range(_ROUNDS_MAX):
-            if not 0 < malloc(size) < end:
+            chunk = malloc(size)
+            if not 0 < chunk < end:
+                free(chunk)  # from beyond the end: else each size would leave one there, a megabyte for every child to map
                 break

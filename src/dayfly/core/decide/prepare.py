@@ -6,7 +6,7 @@ off the request path, at most COMING_MAX at once, and only for kinds that somebo
 Silent. Called by node/prepared.py.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Container, Hashable, Mapping
 from typing import Generic, TypeVar
 
 QUIET_SECONDS = 0.008  # without a start, before another is made while nearly all stand; the fewer stand, the less
@@ -43,11 +43,13 @@ class Stock(Generic[Kind]):
         """It will not be asked for again: its zygote is gone."""
         self._asked.pop(kind, None)
 
-    def next(self, there: Mapping[Kind, int], coming: int, now: float) -> Kind | None:
-        """What to make now, or None. `there`: how many stand or are coming, by kind; `coming`: how many of those are on their way."""
+    def next(self, there: Mapping[Kind, int], coming: int, now: float, busy: Container[Kind] = ()) -> Kind | None:
+        """What to make now, or None. `there`: how many stand or are coming, by kind; `coming`: how many of those are on their way;
+        `busy`: kinds whose parent has not forked yet all that it was asked for: one more would make the next start wait longer."""
         if coming >= COMING_MAX or sum(there.values()) >= self.in_all:
             return None
-        wanted = [kind for kind in reversed(self._asked) if there.get(kind, 0) < self.each and not self._is_forgotten(kind, now)]
+        missing = [kind for kind in reversed(self._asked) if there.get(kind, 0) < self.each and kind not in busy]
+        wanted = [kind for kind in missing if not self._is_forgotten(kind, now)]
         return min(wanted, key=lambda kind: there.get(kind, 0), default=None)
 
     def patience_seconds(self, there: Mapping[Kind, int], now: float) -> float:
