@@ -118,3 +118,13 @@ def test_nothing_stands_ready_after_the_node(own_rig: Rig) -> None:
     assert own_rig.stop() == 0
     wait_until(lambda: gone(before), "prepared sandboxes outlived the node")
     assert not own_rig.cgroups()
+
+
+def test_each_interpreter_has_a_tree_of_its_own(rig: Rig, client: Client) -> None:
+    """Every one that the machine has: its version, its own zygote, and sandboxes that stand ready."""
+    parents = {}
+    for runtime in client.ask().runtimes:
+        look = run_prepared(client, rig.code(LOOK), runtime=runtime)
+        assert look.call("'python%d.%d' % sys.version_info[:2]") == runtime
+        parents[runtime] = parent(client.wait_accepted(look.name).pid)
+    assert len(set(parents.values())) == len(parents)
