@@ -276,7 +276,8 @@ class Templates:
                 child.outfit.group.enter(child.pid)  # type: ignore[union-attr]
             descriptors += tasks
             rights = array.array("i", tasks if "cgroup" not in names else [])
-            child.seat.sendmsg([b"%d" % child.outfit.uid], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
+            word = b"%d" % child.outfit.uid if child.owner is not None else b"%d ahead" % child.outfit.uid
+            child.seat.sendmsg([word], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
         except OSError as error:
             self._fail(child, str(error))
         finally:

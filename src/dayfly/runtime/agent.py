@@ -129,13 +129,14 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
     _ready(answers, began, handler.is_async(function), "template", found)
     if found:
         os._exit(0)
-    template.stand(offspring)
-    _serve_copy(boot, answers, scope, outputs, function, generators)
+    is_ahead = template.stand(offspring)
+    template.refresh(generators)
+    if is_ahead:
+        prefault()
+    _serve_copy(answers, scope, outputs, function)
 
 
-def _serve_copy(
-    boot: Boot, answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any]", generators: list["Any"]
-) -> "NoReturn":
+def _serve_copy(answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any]") -> "NoReturn":
     """In a template's child: wait to be given away, and go on from where the template stands."""
     origin = _wait_for_owner()
     began = _now()
@@ -144,7 +145,6 @@ def _serve_copy(
     os.register_at_fork(after_in_child=lambda: _forget(inbox))
     try:
         enter_again(boot)
-        template.refresh(generators)
         template.run_hooks("after_restore")
     except BaseException as error:
         _fail(answers, outputs, error)

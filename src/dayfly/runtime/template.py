@@ -171,8 +171,9 @@ def announce() -> None:
     seat.detach()
 
 
-def stand(offspring: "Offspring") -> None:
-    """Wait for orders to fork; returns in each child, hardened. Ends the process when the node lets go of the seat."""
+def stand(offspring: "Offspring") -> bool:
+    """Wait for orders to fork; returns in each child, hardened: whether it is made ahead, for nobody yet. Ends the process when the node
+    lets go of the seat."""
     global forking
     seat = socket(fileno=SEAT_FD)
     poll = select.poll()
@@ -195,9 +196,9 @@ def stand(offspring: "Offspring") -> None:
                 os.close(child_seat)
                 for pidfd in children:
                     os.close(pidfd)
-                _grow_up(socket(fileno=os.dup(SEAT_FD)), offspring)
+                is_ahead = _grow_up(socket(fileno=os.dup(SEAT_FD)), offspring)
                 seat.detach()
-                return
+                return is_ahead
             os.close(child_seat)
             if pid < 0:
                 continue
@@ -224,16 +225,18 @@ def _report(seat: "socket", poll: "Any", children: dict[int, tuple[int, int]], p
     seat.send(b"exited %d %s %d %d %d" % (number, kind.encode(), code, int((usage.ru_utime + usage.ru_stime) * 1e6), usage.ru_maxrss))
 
 
-def _grow_up(seat: "socket", offspring: "Offspring") -> None:
-    """In a child: say that it is born; when the node has furnished its namespaces, drop what it still may do. Its user and the descriptors
-    of its groups' task files come with that word."""
+def _grow_up(seat: "socket", offspring: "Offspring") -> bool:
+    """In a child: say that it is born; when the node has furnished its namespaces, drop what it still may do. Its user, whether somebody
+    waits for it, and the descriptors of its groups' task files come with that word."""
     seat.send(b"born")
     data, rights, _, _ = seat.recvmsg(32, CMSG_SPACE(4 * 8), MSG_CMSG_CLOEXEC)
     if not data:
         os._exit(0)
     raw = rights[0][2] if rights else b""
-    offspring.harden(int(data), [int.from_bytes(raw[at : at + 4], sys.byteorder) for at in range(0, len(raw), 4)])
+    uid, _, ahead = data.partition(b" ")
+    offspring.harden(int(uid), [int.from_bytes(raw[at : at + 4], sys.byteorder) for at in range(0, len(raw), 4)])
     seat.close()
+    return bool(ahead)
 
 
 # ---- fresh in each child ---------------------------------------------------------------------------------------------------------
