@@ -1,16 +1,20 @@
 """What is left where a machine gives less: in an ordinary container (root, no namespaces) and bare (a user, no namespaces). And what
 `isolation = "strict"` makes of each."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from dayfly.core.wire.node import Kill
+from dayfly.node.server import IDLE_SECONDS
 from tests.node.conftest import MODES, ORDINARY_UID
 from tests.node.handlers import ECHO, LOOK
-from tests.node.rig import Client, Instance, Rig, python_for
+from tests.node.rig import SECONDS_MAX, Client, Instance, Rig, python_for
 
 LEFT = ["container", "bare"]
 REFUSED = ("PermissionError", "FileNotFoundError", "NotADirectoryError")
@@ -71,6 +75,24 @@ def test_nothing_of_an_instance_stays(rig: Rig, client: Client, two: tuple[Insta
     assert not scratch.exists()
 
 
+def _wait_spare(rig: Rig, client: Client) -> None:
+    """Until the node has had a zygote that is ready, and time to look after it: it serves a client only in between."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while not [entry for entry in Path("/proc").glob("[0-9]*/comm") if _is_zygote_of(entry, rig.process.pid)]:
+        assert time.monotonic() < deadline, "no zygote"
+        client.ask()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        rig.process.wait(IDLE_SECONDS * 2)  # it looks after what can wait once a second: it must survive that
+    assert rig.process.poll() is None, rig.text()
+
+
+def _is_zygote_of(comm: Path, node: int) -> bool:
+    with contextlib.suppress(OSError):
+        fields = (comm.parent / "stat").read_text().rpartition(")")[2].split()
+        return comm.read_text() == "dayfly-zygote\n" and int(fields[1]) == node
+    return False
+
+
 @pytest.mark.parametrize(
     ("mode", "lacking"),
     [("user", ("uid",)), ("container", ("pidns", "mountns", "netns")), ("bare", ("pidns", "mountns", "netns", "uid"))],
@@ -89,6 +111,8 @@ def test_strict_refuses_every_start_where_a_wall_is_missing(mode: str, lacking: 
             exited = client.wait_exited(client.start(code).name)
             assert (exited.reason, exited.refusal) == ("refused", "isolation_refused")
             assert all(wall in exited.detail for wall in lacking), exited.detail
+        _wait_spare(rig, client)
+        assert client.wait_exited(client.start(code).name).refusal == "isolation_refused"
     finally:
         rig.close()
 

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
+from dayfly.core.wire import egress as wire
 from dayfly.core.wire.node import Kill
 from tests.node.handlers import ECHO, LOOK
-from tests.node.rig import Client, Instance, Rig
+from tests.node.rig import SECONDS_MAX, Client, Instance, Rig
 from tests.node.test_bad_days import commands, gone, wait_until
 
 WALLED = ["root", "user"]
@@ -69,6 +71,52 @@ def test_an_instance_from_a_prepared_sandbox_is_what_a_forked_one_is(rig: Rig, c
         found = Path("/sys/fs/cgroup").rglob(f"*{group}/memory.*")
         limits = [path for path in found if path.name in ("memory.limit_in_bytes", "memory.max")]
         assert {int(path.read_text()) for path in limits} == {64 << 20}
+
+
+@pytest.mark.root
+def test_a_ceiling_of_processor_time_comes_with_the_owner(rig: Rig, client: Client) -> None:
+    """A sandbox that stands ready has none; its owner's holds from then on."""
+    instance = run_prepared(client, rig.code(ECHO), cpu_millicores=250)
+    groups = Path(f"/proc/{client.wait_accepted(instance.name).pid}/cgroup").read_text().splitlines()
+    paths = {name: line.split(":", 2)[2] for line in groups for name in line.split(":", 2)[1].split(",")}
+    if "cpu" not in paths:
+        pytest.skip("not a machine with cgroup v1")
+    quotas = [path / Path(paths["cpu"]).name / "cpu.cfs_quota_us" for path in rig.cgroups()]
+    assert [path.read_text().strip() for path in quotas if path.exists()] == ["25000"]
+
+
+@pytest.mark.root
+def test_the_broker_hears_what_an_instance_may_reach_once_it_has_an_owner(own_rig: Rig) -> None:
+    """Forked and prepared alike: one opening packet each, with the owner's list; for a sandbox without an owner there is none."""
+    rules, client = ("a.test:443", "93.184.216.0/24"), own_rig.client()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(own_rig.layout.egress_socket)
+        door.listen()
+        door.settimeout(SECONDS_MAX)
+        forked = client.run(own_rig.code(ECHO), egress="list", egress_rules=rules)
+        node, _ = door.accept()
+        with node:
+            node.settimeout(SECONDS_MAX)
+            prepared = run_prepared(client, own_rig.code(ECHO), egress="list", egress_rules=rules)
+            node.setblocking(False)
+            asked = []
+            while packet := _next_packet(node):
+                asked.append(packet)
+    opened = [request for request in asked if request.kind == wire.OPEN_STEERED]
+    assert forked.origin != "prepared"
+    assert prepared.origin == "prepared"
+    assert len(opened) == len(client.instances), "somebody without an owner was let out"
+    assert {(request.egress, request.rules) for request in opened} == {("list", rules)}
+
+
+def _next_packet(node: socket.socket) -> wire.Request | None:
+    try:
+        packet, descriptors, _, _ = socket.recv_fds(node, wire.PACKET_BYTES_MAX, 2)
+    except BlockingIOError:
+        return None
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return wire.parsed_request(packet) if packet else None
 
 
 @pytest.mark.parametrize("rig", WALLED, indirect=True)

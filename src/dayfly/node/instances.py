@@ -329,9 +329,10 @@ class Instances:
         """One short piece of work that can wait. True: call again soon."""
         more = self.tree.look_after()
         self.templates.look_after()
-        for spare in self.tree.spares:
-            if spare.ready:
-                self.reserve.wanted(spare, self.machine.plan(Demand()).ahead, "none")
+        with contextlib.suppress(Refusal):  # strict, and a wall is missing: nobody will ask for a sandbox
+            for spare in self.tree.spares:
+                if spare.ready:
+                    self.reserve.wanted(spare, self.machine.plan(Demand()).ahead, "none")
         return self.reserve.refill() or self.templates.refill() or more
 
     def _give_back(self, instance: Instance) -> None:
