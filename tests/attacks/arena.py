@@ -26,10 +26,11 @@ DISPATCH = (HANDLERS / "dispatch.py").read_text()
 SLOWER_MAX = 2.0  # what an attack may do to a neighbour's median
 CALLS_BEFORE, CALLS_DURING_MIN = 150, 20
 BREATH_SECONDS = 0.02  # between two attacks that are over soon: what they do is timed, not what a second client costs
-QUIET_SECONDS_MAX = 5.0
+QUIET_SECONDS_MAX, QUIET_IDLE = 0.5, 0.7
+IDLE_MIN = 0.2  # one client's calls leave nearly half of two processors idle; less means that others use them
 WATCH_CALLS = 50
 ATTACK_SECONDS = 0.25  # how long an act is tried over and over while the neighbour is timed
-MEASUREMENTS_MAX = 4  # the machine is small and others use it too: one bad measurement is repeated
+MEASUREMENTS_MAX = 3  # the machine is small and others use it too: one bad measurement is repeated
 
 CANARIES = {name: f"canary-{name}-{os.urandom(8).hex()}" for name in ("code", "env", "memory", "tmp", "secret", "log", "event")}
 VICTIM = f"""
@@ -105,14 +106,19 @@ class Neighbour:
 
 
 def wait_quiet() -> None:
-    """Until this machine's processors are mostly idle, or for a while: what others run makes the next measurement as bad as the last."""
+    """Until this machine's processors are mostly idle, or for a moment: what others run is felt by the neighbour too."""
     deadline = time.monotonic() + QUIET_SECONDS_MAX
     while time.monotonic() < deadline:
-        before = processor_times()
-        select.select([], [], [], 0.1)
-        idle, total = (now - then for now, then in zip(processor_times(), before, strict=True))
-        if idle >= 0.7 * total:
+        clock = processor_times()
+        select.select([], [], [], 0.03)
+        if idle_since(clock) >= QUIET_IDLE:
             return
+
+
+def idle_since(before: tuple[int, int]) -> float:
+    """The share of all processors' time that nobody used since `processor_times()` said this."""
+    idle, total = (now - then for now, then in zip(processor_times(), before, strict=True))
+    return idle / max(total, 1)
 
 
 def processor_times() -> tuple[int, int]:
@@ -127,6 +133,7 @@ class Arena:
     def __init__(self, platform: PlacedPlatform, mode: str) -> None:
         self.platform = platform
         self.mode = mode
+        self.untold: list[str] = []  # measurements that say nothing: conftest.py skips over them aloud
         self.breath = threading.Event()  # never set: waited for
         self._deployed: dict[str, str] = {}
         platform.request("PUT", "/api/v1/secrets/CANARY", CANARIES["secret"].encode())
@@ -152,17 +159,23 @@ class Arena:
         The attack runs in a thread (again, while there were too few calls to tell) while the neighbour is called; its median must stay
         within SLOWER_MAX of what it is without (the larger of that just before and that just after: others use this machine too). A bad
         measurement is made again. `watch` is called now and then while the attack goes on."""
-        results, said = [], []
+        results, said, idle = [], [], []
         for _ in range(MEASUREMENTS_MAX):
+            wait_quiet()
+            clock = processor_times()
             before = self.neighbour.median(CALLS_BEFORE)
+            idle.append(idle_since(clock))
             result, during = self._during(attack, watch)
             results.append(result)
             after = self.neighbour.median(CALLS_BEFORE)
             said.append(f"{before * 1e3:.2f} → {during * 1e3:.2f} → {after * 1e3:.2f} ms")
             if during <= SLOWER_MAX * max(before, after):
                 return results[0]
-            wait_quiet()
-        raise AssertionError(f"the neighbour's calls became more than {SLOWER_MAX:g} times slower: {', '.join(said)}; {results[0]}")
+        story = f"the neighbour's calls became more than {SLOWER_MAX:g} times slower: {', '.join(said)}"
+        if max(idle) < IDLE_MIN:
+            self.untold.append(f"others keep this machine too busy to tell ({max(idle):.0%} idle without the attack); {story}")
+            return results[0]
+        raise AssertionError(f"{story}; {results[0]}")
 
     def _during(self, attack: Callable[[], Any], watch: Callable[[], None] | None) -> tuple[Any, float]:
         results: list[Any] = []

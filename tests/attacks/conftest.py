@@ -29,3 +29,13 @@ def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
     left += sorted(leaks.named_after_us() - named)
     left += [str(made.platform.folder)] if made.platform.folder.exists() else []
     assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture(autouse=True)
+def what_the_neighbour_felt_is_known(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test whose attack failed as it should, but whose measurement means nothing on a machine this busy, is passed and skipped."""
+    arena = request.getfixturevalue("arena") if "arena" in request.fixturenames else None
+    yield
+    if arena is not None and arena.untold:
+        untold, arena.untold = arena.untold, []
+        pytest.skip("; ".join(untold))

@@ -7,6 +7,7 @@ before it is believed, and one bad frame ends the instance.
 
 import array
 import asyncio
+import errno
 import fcntl
 import mmap
 import os
@@ -24,6 +25,7 @@ RECEIVE_BYTES = 256 * 1024
 OUTPUT_BYTES = 64 * 1024
 LARGE_READ_BYTES = 16 * 1024  # a read this large may hold thousands of frames: its time is taken
 TURN_SECONDS = 0.001  # reading one instance for longer than this is made up for:
+SPOILT = (errno.EPIPE, errno.ECONNRESET, errno.EPERM)  # shut down; or told to take no descriptors (SO_PASSRIGHTS)
 REST_FACTOR = 4  # it is not read for this many times as long, so that a flood of frames has a fifth of the loop at most
 F_ADD_SEALS, SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1033, 1, 2, 4, 8
 _ANSWER_HEADER = frames.ANSWER.size
@@ -90,7 +92,7 @@ class VersionSocket:
         self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def offer(self, seq: int, deadline_ns: int, parcel: Parcel) -> bool:
-        """Send one call; False when it cannot be sent now: the socket is full, or an instance has shut it for all that hold it. Those
+        """Send one call; False when it cannot be sent now: the socket is full, or an instance has spoilt it for all that hold it. Those
         read end-of-file and leave; instances to come get another one."""
         call_id, meta = parcel.call_id, parcel.meta
         try:
@@ -100,11 +102,10 @@ class VersionSocket:
             else:
                 head = _pack_request(parcel.kind, frames.BODY_IN_FD, len(call_id), len(meta), seq, deadline_ns)
                 self._send_with_body([head, call_id, meta], parcel.parts)
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            self.finish()
-            self._open()
+        except OSError as error:
+            if error.errno in SPOILT:
+                self.finish()
+                self._open()
             return False
         return True
 
