@@ -97,7 +97,9 @@ class Place:
             instance=name, tenant="default", runtime=RUNTIME, code=code or self.code, layer="", memory_mb=128, tmp_mb=16, egress="none"
         )
         try:
-            return self.provider.start(message, [self.socket.receiver.fileno(), theirs.fileno(), page, output])
+            accepted = self.provider.start(message, [self.socket.receiver.fileno(), theirs.fileno(), page, output])
+            channel.listen()
+            return accepted
         finally:
             theirs.close()
             os.close(page)

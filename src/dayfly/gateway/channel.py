@@ -239,9 +239,14 @@ class Channel:
         os.set_blocking(output_write, True)
         self._socket = ours
         ours.sendall(frames.CONTROL.pack(frames.BOOT, len(boot), 0) + boot)
-        self._loop.add_reader(ours, self._readable)
-        self._loop.add_reader(self._output, self._output_readable)
         return theirs, page, output_write
+
+    def listen(self) -> None:
+        """Hear what it says, from now on. Called once the node has been asked for it: this takes a dozen system calls of the event loop's,
+        and the sandbox can be on its way meanwhile."""
+        assert self._socket is not None
+        self._loop.add_reader(self._socket, self._readable)
+        self._loop.add_reader(self._output, self._output_readable)
 
     def running(self, slots: int) -> list[int]:
         """Sequence numbers of the calls this instance has begun and not ended, from its progress page."""

@@ -53,6 +53,8 @@ def spawn(
         os.close(output)
         if secrets >= 0:
             os.close(secrets)
-    if not accepted:
+    if accepted:
+        channel.listen()
+    else:
         channel.close()
     return accepted

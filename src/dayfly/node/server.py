@@ -6,7 +6,6 @@ can wait (making namespaces and groups ahead, removing old ones) happens when no
 """
 
 import array
-import collections
 import contextlib
 import os
 import signal
@@ -26,6 +25,7 @@ from dayfly.core.model.settings import Settings
 from dayfly.core.wire import node as wire
 from dayfly.node import leftovers
 from dayfly.node.build import Build, Builder
+from dayfly.node.client import Client
 from dayfly.node.instances import Instances
 from dayfly.node.log import configure, log
 from dayfly.node.machine import NOTE, Machine
@@ -35,26 +35,13 @@ from dayfly.sandbox import cgroup, privileges
 CLIENTS_MAX = 64
 OUTBOX_MAX = 4096  # messages waiting for a client that does not read; then it is disconnected
 DESCRIPTORS_MAX = 8
+LATE_SECONDS = 0.002  # that an instance was accepted may be told so much later
 IDLE_SECONDS = 1.0  # how often an idle node looks after its pools
 _PEER = struct.Struct("3i")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
 
 
 _FROM_CONTROL, _FROM_GATEWAY = (wire.Ask, wire.Build), (wire.Start, wire.Kill)
-
-
-class Client:
-    """A connection of a gateway or of control. `may`: the messages that its user may send."""
-
-    def __init__(self, sock: socket.socket, may: tuple[type[wire.ToNode], ...]) -> None:
-        self.socket = sock
-        self.may = may
-        self.instances: set[str] = set()
-        self.outbox: collections.deque[bytes] = collections.deque()
-        self.gone = False
-
-    def __repr__(self) -> str:
-        return f"<Client {self.socket.fileno()} instances={len(self.instances)} outbox={len(self.outbox)}>"
 
 
 class Node:
@@ -74,6 +61,9 @@ class Node:
         self.clients: set[Client] = set()
         self.ending = False
         self.last_start = 0.0
+        self.late: set[Client] = set()  # those with news that nobody waits for, to be sent at late_at or with other news
+        self.late_at = 0.0
+        self.full: set[int] = set()  # descriptors watched for room to write
         self.work_left = True
         self.listener = self._listen()
 
@@ -99,11 +89,16 @@ class Node:
         """Seconds to wait for an event before there is something else to do."""
         now = time.monotonic()
         wait = max(0.0, self._quiet_at() - now) if self.work_left else IDLE_SECONDS
+        if self.late:
+            wait = min(wait, max(0.0, self.late_at - now))
         return min(wait, self.builder.patience(now))
 
     def _look_after(self) -> None:
         """Deadlines, and one piece of work that can wait."""
         now = time.monotonic()
+        if self.late and now >= self.late_at:
+            for client in list(self.late):
+                self._flush(client)
         self.builder.check_deadlines(now)
         if now < self._quiet_at():
             return
@@ -122,6 +117,7 @@ class Node:
         self.poll.register(descriptor, events)
 
     def _unregister(self, descriptor: int) -> None:
+        self.full.discard(descriptor)
         if self.handlers.pop(descriptor, None) is not None:
             self.poll.unregister(descriptor)
 
@@ -180,8 +176,13 @@ class Node:
         self._want_write(zygote)
 
     def _want_write(self, zygote: Zygote) -> None:
-        if zygote.socket.fileno() in self.handlers:
-            self.poll.modify(zygote.socket.fileno(), EPOLLIN | (EPOLLOUT if zygote.blocked else 0))
+        self._watch_room(zygote.socket.fileno(), zygote.blocked)
+
+    def _watch_room(self, descriptor: int, wanted: bool) -> None:
+        """Whether to be told that there is room to write; asks the kernel only when that changes."""
+        if descriptor in self.handlers and wanted != (descriptor in self.full):
+            self.poll.modify(descriptor, EPOLLIN | (EPOLLOUT if wanted else 0))
+            (self.full.add if wanted else self.full.discard)(descriptor)
 
     # Clients
 
@@ -296,11 +297,14 @@ class Node:
         client.outbox.append(wire.encode(message))
         if len(client.outbox) > OUTBOX_MAX:
             self._drop(client, "it does not read")
-            return
-        self._flush(client)
+        elif not isinstance(message, wire.Accepted):
+            self._flush(client)
+        elif client not in self.late:  # each wake-up of a client takes a processor from the instance that is starting
+            self.late_at = self.late_at if self.late else time.monotonic() + LATE_SECONDS
+            self.late.add(client)
 
     def _flush(self, client: Client) -> None:
-        waiting = bool(client.outbox)
+        self.late.discard(client)
         while client.outbox:
             try:
                 client.socket.send(client.outbox[0])
@@ -310,8 +314,7 @@ class Node:
                 client.outbox.clear()  # reading from it will say that it is gone
                 break
             client.outbox.popleft()
-        if waiting and client.socket.fileno() in self.handlers:
-            self.poll.modify(client.socket.fileno(), EPOLLIN | (EPOLLOUT if client.outbox else 0))
+        self._watch_room(client.socket.fileno(), bool(client.outbox))
 
     def _drop(self, client: Client, why: str) -> bool:
         """End a connection and everything it asked for. Always False."""
@@ -323,6 +326,7 @@ class Node:
         self._unregister(client.socket.fileno())
         client.socket.close()
         client.outbox.clear()
+        self.late.discard(client)
         self.clients.discard(client)
         for instance in list(client.instances):
             self.instances.kill(instance)

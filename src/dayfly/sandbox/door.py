@@ -21,15 +21,18 @@ class Spaces:
 
     def __init__(self, pid: int | str) -> None:
         self.descriptors: list[int] = []
+        self.enter: list[partial[int]] = []  # the calls that go in, ready before anybody waits for them
         try:
-            for name, _ in SPACES:
+            for name, kind in SPACES:
                 self.descriptors.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+                self.enter.append(sys_.prepared("setns", self.descriptors[-1], kind))
         except OSError:
             self.close()
             raise
 
     def close(self) -> None:
         """Let go; idempotent."""
+        self.enter.clear()
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -39,7 +42,6 @@ class Door:
 
     def __init__(self) -> None:
         self._home = Spaces("self")
-        self._back = [sys_.prepared("setns", fd, kind) for fd, (_, kind) in zip(self._home.descriptors, SPACES, strict=True)]
 
     def furnish(self, spaces: Spaces, trees: list[tuple[int, str]], name: str) -> None:
         """Attach detached mounts (descriptor, path) in a sandbox and give it its host name. Raises OSError."""
@@ -48,14 +50,13 @@ class Door:
 
     def visit(self, spaces: Spaces, calls: list[partial[int]]) -> None:
         """Make calls that were prepared outside, up to the first that does not return 0. Raises OSError for that one."""
-        enter = [sys_.prepared("setns", fd, kind) for fd, (_, kind) in zip(spaces.descriptors, SPACES, strict=True)]
         failed = None
-        for call in (*enter, *calls):
+        for call in (*spaces.enter, *calls):
             if call() != 0:
                 failed = call
                 break
         error = sys_.failure(failed.func.__name__) if failed is not None else None
-        for call in self._back:
+        for call in self._home.enter:
             if call() != 0:
                 _abandon()
         if error is not None:
