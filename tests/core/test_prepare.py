@@ -109,3 +109,18 @@ def test_only_an_init_that_is_worth_it_gets_a_template():
     assert not snapshot.is_wanted("auto", snapshot.NONE, worth, 0, snapshot.REMAKE_SECONDS - 1)
     for state in (snapshot.MAKING, snapshot.READY, snapshot.OFF):
         assert not snapshot.is_wanted("auto", state, worth, 0, 1e9)
+
+
+def test_a_new_kind_finds_room_where_others_have_several() -> None:
+    """When as many stand as may in all, the kind asked for longest ago gives one of its several away; nobody gives its last one."""
+    stock: Stock[str] = Stock(2, 4, 60.0)
+    for now, kind in enumerate("abc"):
+        stock.asked(kind, float(now))
+    assert stock.next({"a": 2, "b": 2}, 0, 3.0) is None
+    assert stock.surplus({"a": 2, "b": 2}, 3.0) == "a"
+    assert stock.surplus({"a": 1, "b": 2}, 3.0) is None
+    assert stock.next({"a": 1, "b": 2}, 0, 3.0) == "c"
+    assert stock.surplus({"a": 1, "b": 2, "c": 1}, 3.0) is None
+    stock.asked("d", 4.0)
+    stock.asked("e", 4.0)
+    assert stock.surplus({"a": 1, "b": 1, "c": 1, "d": 1}, 5.0) is None

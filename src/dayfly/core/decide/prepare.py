@@ -59,8 +59,12 @@ class Stock(Generic[Kind]):
         return QUIET_SECONDS * min(counts) / self.each if counts and self.each else QUIET_SECONDS
 
     def surplus(self, there: Mapping[Kind, int], now: float) -> Kind | None:
-        """A kind of which one sandbox should go: nobody has asked for it for long. None when all is well."""
-        return next((kind for kind, count in there.items() if count and self._is_forgotten(kind, now)), None)
+        """A kind of which one sandbox should go: nobody has asked for it for long; or there is no room, and a kind that somebody asks for
+        has none, while another has several. None when all is well."""
+        forgotten = next((kind for kind, count in there.items() if count and self._is_forgotten(kind, now)), None)
+        if forgotten is not None or sum(there.values()) < self.in_all or all(there.get(kind, 0) for kind in self._asked):
+            return forgotten
+        return next((kind for kind in self._asked if there.get(kind, 0) > 1), None)  # the one that was asked for longest ago
 
     def _is_forgotten(self, kind: Kind, now: float) -> bool:
         return now - self._asked.get(kind, float("-inf")) > self.forget_seconds
