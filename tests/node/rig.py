@@ -322,4 +322,5 @@ class Rig:
     def cgroups(self) -> list[Path]:
         """Folders of control groups that carry this data directory's tag."""
         name = cgroup.tag(self.layout.data)
-        return [path for path in Path("/sys/fs/cgroup").rglob(name) if path.is_dir()]
+        # Not rglob: other platforms' groups come and go meanwhile, and it minds.
+        return [Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup") if folder.rpartition("/")[2] == name]
