@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, PoolLimits, Retire, Start
-from dayfly.core.decide.pool import Pool
+from dayfly.core.decide.pool import RETURNS_MAX, Pool
 from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, WAITING, Call, IllegalStep, step
 
 
@@ -163,6 +163,21 @@ def test_a_lost_instance_answers_what_it_had_begun_and_keeps_the_rest():
     effects = list(pool.effects())
     assert effects == [Answer(one, "function_crashed")]
     assert two.state == OFFERED  # it may still lie in the socket, or "b" runs it
+
+
+def test_a_call_that_instance_after_instance_dies_of_is_answered_in_the_end():
+    pool = Pool(PoolLimits(max_instances=1))
+    it = call(1)
+    pool.submitted(it, 0.0)
+    answers = []
+    for number in range(RETURNS_MAX + 1):
+        assert not answers, number
+        list(pool.effects())
+        pool.starting(f"i{number}", float(number))
+        pool.started(f"i{number}", number + 0.1)
+        pool.lost(f"i{number}", [], number + 0.2)  # it had overwritten the mark
+        answers += [effect for effect in pool.effects() if isinstance(effect, Answer)]
+    assert answers == [Answer(it, "function_crashed")]
 
 
 def test_when_the_last_instance_is_gone_the_socket_is_emptied_and_its_calls_wait_again():

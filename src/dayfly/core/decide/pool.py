@@ -11,12 +11,7 @@ because nobody owns an offered call before running it. While no instance is ther
 the first thing that an instance finds when it is ready is its call. Only when nobody is left who might have taken an offered call, neither
 ready nor starting, is it taken back.
 
-When to start another instance: a start is cheaper than a wait. With `demand` calls in the house and a mean run time, the newest call
-is expected to wait `demand × mean ÷ slots`. Once that is longer than a start takes, start as many as would bring it below, never more
-than there are calls, within the caps; when answers stop coming, one more. A first burst, of whose run time nothing is known, gets one
-instance a call up to the cap.
-
-When to let go, and when to start one ahead of a call: core/decide/keepalive.py.
+How many instances so many calls are worth: core/decide/scale.py. When to let go, and when to start one ahead of a call: keepalive.py.
 
 Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py and the seeded world hold it to that.
 """
@@ -34,6 +29,7 @@ START_SECONDS_GUESS = 0.005  # until the first start was seen
 LOOK_SECONDS = 0.001  # between two looks at whether calls already on the socket want another instance
 STALL_SECONDS = 0.01  # no answer for this long, with calls behind, is a reason to start one more instance
 STALL_HOLD_SECONDS = 2.0
+RETURNS_MAX = 16  # of one call
 SMOOTHING = 0.2  # weight of the newest observation in moving means
 
 
@@ -162,8 +158,7 @@ class Pool:
         for seq in sorted(seqs, reverse=True):
             call = self.offered.pop(seq, None)
             if call is not None:
-                call.state = step(CALL_STEPS, call.state, "returned")
-                self.waiting.appendleft(call)
+                self._put_back(call)
         self._blocked = False
         self._offer_waiting()
         self._start_if_worth_it(now)
@@ -236,8 +231,6 @@ class Pool:
     def effects(self) -> Iterator[Effect]:
         """What to do now, in order. Carrying one out may add more; they come in the same loop."""
         pending = self._effects
-        if not pending:
-            return
         while pending:
             self._effects = []
             yield from pending
@@ -378,13 +371,20 @@ class Pool:
 
     def _take_back(self) -> None:
         """The last instance is gone, and none is starting that may have taken a call: what is still offered was begun by nobody."""
-        self._leaving = 0
-        self._blocked = False
+        self._leaving, self._blocked = 0, False
         for call in reversed(self.offered.values()):
-            call.state = step(CALL_STEPS, call.state, "returned")
-            self.waiting.appendleft(call)
+            self._put_back(call)
         self.offered.clear()
         self._effects.append(Clear())
+
+    def _put_back(self, call: Call) -> None:
+        """To the front of the queue, but not for ever: what one instance after another dies of unmarked is the function's doing."""
+        call.state = step(CALL_STEPS, call.state, "returned")
+        call.returns += 1
+        if call.returns > RETURNS_MAX:
+            self._answer(call, "function_crashed")
+        else:
+            self.waiting.appendleft(call)
 
     def _kill_the_stuck(self, call: Call, now: float) -> None:
         """A call ran out of time on the socket, marked by nobody, although instances were there: whoever has finished nothing since

@@ -1,4 +1,10 @@
-"""How many instances a demand is worth, and how many calls may lie on a version's socket: arithmetic for core/decide/pool.py. Silent."""
+"""How many instances a demand is worth, and how many calls may lie on a version's socket: arithmetic for core/decide/pool.py. Silent.
+
+A start is cheaper than a wait. With `demand` calls in the house and a mean run time, the newest call is expected to wait
+`demand × mean ÷ slots`. Once that is longer than a start takes, as many are started as bring it below, never more than there are calls,
+within the caps; when answers stop coming, one more (the pool sees that). A first burst, of whose run time nothing is known, gets one
+instance a call up to the cap.
+"""
 
 from math import ceil
 
