@@ -78,3 +78,27 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as refusal:
         LogStore(tmp_path / "logs.db")
     assert refusal.value.kind.code == "data_unusable"
+
+
+def test_the_oldest_go_when_all_take_too_much_room(logs: LogStore) -> None:
+    """Down to the bound, by what the file holds, not by counting texts; and the file grows no more while records come."""
+    bound = 1 << 20
+    for batch in range(8):
+        logs.append([record(f"{batch}.{n} " + "x" * 8192) for n in range(50)])
+    assert logs.shrink(1 << 30) == 0
+    while logs.shrink(bound):
+        pass
+    kept = texts(logs, limit=READ_MAX)
+    assert kept[-1].startswith("7.49 ")
+    assert 0.5 * bound < sum(map(len, kept)) <= bound
+    size = logs.path.stat().st_size
+    for batch in range(8, 16):
+        logs.append([record(f"{batch}.{n} " + "x" * 8192) for n in range(50)])
+        while logs.shrink(bound):
+            pass
+    assert logs.path.stat().st_size <= size
+    assert texts(logs, limit=READ_MAX)[-1].startswith("15.49 ")
+
+
+def test_an_empty_store_has_nothing_to_shrink(logs: LogStore) -> None:
+    assert logs.shrink(1) == 0

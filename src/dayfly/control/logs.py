@@ -21,6 +21,7 @@ QUEUE_RECORDS_MAX = 50_000
 BATCH_MAX = 5_000
 TEXT_CHARACTERS_MAX = 16 * 1024
 FOLLOW_BATCH = 1_000
+LOOKS = 16  # at the store's size, while as much is written as it may hold
 
 log = structlog.get_logger()
 
@@ -28,7 +29,9 @@ log = structlog.get_logger()
 class Logs:
     """The log store behind its own thread. `run()` writes until it is cancelled; `drain()` writes the rest."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._unlooked_bytes = 0  # written since the store's size was looked at
         self._store = LogStore(path)
         self._worker = Worker("logs")
         self._queue: list[LogRecord] = []
@@ -62,7 +65,19 @@ class Logs:
                 self.dropped += len(batch)
                 log.error("logs_lost", count=len(batch), detail=error.detail)
             self._wake()
+            self._unlooked_bytes += sum(len(record.text) for record in batch)
+            if self._unlooked_bytes * LOOKS > self._bytes_max:
+                await self._shrink()
         self._filled.clear()
+
+    async def _shrink(self) -> None:
+        """A flood fills the disk long before anybody looks at the records' age."""
+        self._unlooked_bytes = 0
+        try:
+            while await self._worker.call(self._store.shrink, self._bytes_max):
+                pass
+        except Refusal as error:
+            log.error("logs_not_shrunk", detail=error.detail)
 
     async def read(self, query: LogQuery) -> list[LogRecord]:
         """Records kept so far, oldest first."""

@@ -49,7 +49,7 @@ class Control:
         self.default_runtime = f"python{sys.version_info.major}.{sys.version_info.minor}"
         self.store = Store(open_database(Path(layout.database), time.time()))
         self.vault = Vault(Path(layout.secret_key))
-        self.logs = Logs(Path(layout.log_database))
+        self.logs = Logs(Path(layout.log_database), settings.log_store_bytes_max)
         self.catalog, self.sums, self.node = Catalog(), Sums(), NodeClient(layout.node_socket)
         self.usage = Usage(self.store, settings.tariff_round_ms)
         self.link = LinkServer(self.catalog, self.usage, self.logs, self.sums)

@@ -87,6 +87,20 @@ class LogStore:
                 gone += self._db.execute(statement, (value,)).rowcount
         return gone
 
+    def shrink(self, bytes_max: int) -> int:
+        """Delete one step of the oldest records when all of them take more than `bytes_max`; how many went. The file does not get
+        smaller by it: what is free in it is written to again."""
+        pages, free, size = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
+        used = (pages - free) * size
+        if used <= bytes_max:
+            return 0
+        oldest, newest = self._db.execute("SELECT min(id), max(id) FROM logs").fetchone()
+        if oldest is None:
+            return 0
+        last = oldest + min(DELETE_STEP, int((newest - oldest) * (1 - bytes_max / used)) + 1)
+        with self._transaction():
+            return self._db.execute("DELETE FROM logs WHERE id <= ?", (last,)).rowcount
+
     def close(self) -> None:
         self._db.close()
 
