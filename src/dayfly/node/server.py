@@ -83,6 +83,7 @@ class Node:
                 handler = self.handlers.get(descriptor)
                 if handler is not None:
                     handler(events)
+                    self.work_left = True  # a fork that is done, a sandbox that stands: what could not be done before may be now
             self._look_after()
 
     def _patience(self) -> float:
