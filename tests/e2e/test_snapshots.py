@@ -32,8 +32,9 @@ def template_of(platform: Platform, name: str) -> str:
     """What statistics say of it once that is settled."""
 
     def settled(document: dict) -> bool:
-        return any(it["name"] == name and it["template"] not in ("", "making") for it in document["functions"])
+        return any(it["name"] == name and it["template"] not in ("", "making") and not it["instances"] for it in document["functions"])
 
+    # And the instance that proved the deploy is gone: it would be warm.
     document = platform.wait_until(f"{name} has its template or does without", "/api/v1/statistics", settled)
     return str(next(it["template"] for it in document["functions"] if it["name"] == name))
 

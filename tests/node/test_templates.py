@@ -283,3 +283,63 @@ def test_a_template_larger_than_all_room_is_refused(small_rig: Rig) -> None:
     exited = client.wait_exited(made.name)
     assert exited.reason == "refused"
     assert "templates_memory_mb" in exited.detail
+
+
+POWERLESS = """
+import ctypes, json, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+FLAGS = 0x7C020000 | 0x01200000
+def tried(number, *arguments):
+    return "allowed" if libc.syscall(number, *arguments) >= 0 else ctypes.get_errno()
+def opened(*arguments):
+    try:
+        socket.socket(*arguments).close()
+        return "allowed"
+    except OSError as error:
+        return error.errno
+def option(level, name):
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as it:
+        try:
+            it.setsockopt(level, name, bytes(64))
+            return "allowed"
+        except OSError as error:
+            return error.errno
+def interface():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+        request = b"lo".ljust(16, bytes(1)) + bytes([1, 0]) + bytes(22)
+        return "allowed" if libc.ioctl(it.fileno(), 0x8914, request) >= 0 else ctypes.get_errno()
+def attempts():
+    return {
+        "mount": tried(165, b"x", b"/tmp", b"tmpfs", 0, None), "umount": tried(166, b"/tmp", 2), "fsopen": tried(430, b"tmpfs", 0),
+        "open_tree": tried(428, -100, b"/", 1), "pivot_root": tried(155, b".", b"."), "chroot": tried(161, b"/tmp"),
+        "setns": tried(308, 0, 0), "unshare": tried(272, 0x20000), "sethostname": tried(170, b"x", 1), "bpf": tried(321, 0, b"", 0),
+        "keyctl": tried(250, 0, 0), "ptrace": tried(101, 16, 1, 0, 0), "mknod device": tried(133, b"/tmp/device", 0o20666, 0x103),
+        "netlink": opened(socket.AF_NETLINK, socket.SOCK_RAW), "packet": opened(socket.AF_PACKET, socket.SOCK_RAW),
+        "raw": opened(socket.AF_INET, socket.SOCK_RAW, 1), "iptables": option(0, 64), "ip6tables": option(41, 64),
+        "interface": interface(), "other namespaces": tried(56, 0x10000000 | 17, 0, 0, 0, 0), "clone3": tried(435, bytes(88), 88),
+        "uid 0": tried(117, 0, 0, 0),
+    }
+reader, writer = os.pipe()
+pid = libc.syscall(56, FLAGS | 17, 0, 0, 0, 0)
+if pid == 0:
+    try:
+        os.write(writer, json.dumps(attempts()).encode())
+    finally:
+        os._exit(0)
+os.close(writer)
+SEEN = json.loads(os.read(reader, 65536)) if pid > 0 else {"clone": ctypes.get_errno()}
+os.close(reader)
+os.waitpid(pid, 0)
+def handler(event, context):
+    return SEEN
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system calls by x86_64's numbers")
+def test_what_a_template_may_make_is_of_no_use_to_it(rig: Rig, client: Client) -> None:
+    """Init makes the one kind of child that the filter lets it make, all-powerful in its namespaces: the filter goes along."""
+    parent = template(rig, client, POWERLESS)
+    seen = child(rig, client, POWERLESS, parent).call()
+    assert isinstance(seen, dict)
+    assert len(seen) == 22, seen
+    assert {name for name, outcome in seen.items() if outcome == "allowed"} == set(), seen
