@@ -24,7 +24,7 @@ LIBC_CALLS = (
     "('setns', 3, 0)", "('ptrace', 16, 1, 0, 0)", "('chroot', b'/tmp')", "('sethostname', b'x', 1)", "('personality', 0x0040000)",
 )  # fmt: skip
 # bpf keyctl io_uring_setup userfaultfd perf_event_open open_by_handle_at process_vm_readv pidfd_getfd open_tree syslog
-X86_CALLS = (321, 250, 425, 323, 298, 304, 310, 438, 428, 103)
+X86_CALLS = (314, 321, 250, 425, 323, 298, 304, 310, 438, 428, 103)
 
 
 @pytest.mark.parametrize("rig", ALL, indirect=True)

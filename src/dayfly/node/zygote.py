@@ -303,6 +303,7 @@ def main() -> None:
     launch.hide_arguments("dayfly-sandbox")
     launch.join_groups(config["shared_groups"])
     launch.offer_to_oom_killer()
+    launch.take_short_turns()
     zygote.prepare()
     zygote.serve()
     zygote.end()
