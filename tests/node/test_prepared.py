@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dayfly.core.wire import egress as wire
 from dayfly.core.wire.node import Kill
+from dayfly.sandbox.door import Door, Spaces
 from tests.node.handlers import ECHO, LOOK
 from tests.node.rig import SECONDS_MAX, Client, Instance, Rig
 from tests.node.test_bad_days import commands, gone, wait_until
@@ -176,3 +178,25 @@ def test_each_interpreter_has_a_tree_of_its_own(rig: Rig, client: Client) -> Non
         assert look.call("'python%d.%d' % sys.version_info[:2]") == runtime
         parents[runtime] = parent(client.wait_accepted(look.name).pid)
     assert len(set(parents.values())) == len(parents)
+
+
+def test_nobody_goes_through_a_door_that_is_closed() -> None:
+    """What would be done inside is not done at all: not here, on the machine's own files, either."""
+    door, spaces, own, made = Door(), Spaces("self"), Spaces("self"), []
+    spaces.close()
+    with pytest.raises(ProcessLookupError):
+        door.visit(spaces, [partial(lambda: made.append(1) or 0)])
+    with pytest.raises(ProcessLookupError):
+        door.furnish(spaces, [], "name")
+    door.close()
+    with pytest.raises(ProcessLookupError):
+        door.visit(own, [partial(lambda: made.append(1) or 0)])
+    own.close()
+    assert made == []
+
+
+@pytest.mark.root
+def test_the_node_mounts_where_the_machine_does_not_see_it(rig: Rig) -> None:
+    """Its mount namespace is its own, whatever it does there by mistake."""
+    assert os.readlink(f"/proc/{rig.process.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+    assert os.readlink(f"/proc/{rig.process.pid}/ns/uts") != os.readlink("/proc/self/ns/uts")

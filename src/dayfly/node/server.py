@@ -30,7 +30,8 @@ from dayfly.node.instances import Instances
 from dayfly.node.log import configure, log
 from dayfly.node.machine import NOTE, Machine
 from dayfly.node.nursery import Zygote
-from dayfly.sandbox import cgroup, privileges
+from dayfly.sandbox import cgroup, mounts, privileges
+from dayfly.sandbox.syscalls import CLONE_NEWUTS
 
 CLIENTS_MAX = 64
 OUTBOX_MAX = 4096  # messages waiting for a client that does not read; then it is disconnected
@@ -367,6 +368,9 @@ def _has_ended(pid: int) -> int | None:
 def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[], None]) -> None:
     """The role (app.py). Raises OSError when the socket or the pools cannot be made."""
     configure(settings.log_level)
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # where namespaces are forbidden there is no other to enter either
+            mounts.step_aside(CLONE_NEWUTS)
     node = Node(settings, layout)
     try:
         default = f"python{sys.version_info.major}.{sys.version_info.minor}"

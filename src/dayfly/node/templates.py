@@ -337,6 +337,9 @@ class Templates:
         if child.seat.fileno() >= 0:
             self._watch(child.seat.fileno(), None)
             child.seat.close()
+        if child.proc is not None and child.proc.fileno() >= 0:
+            self._watch(child.proc.fileno(), None)
+            child.proc.close()
         if child.spaces is not None:
             child.spaces.close()
 

@@ -6,6 +6,7 @@ be looked up in there. Must never leave the calling thread in a foreign namespac
 Called by node/prepared.py; the node has one thread.
 """
 
+import errno
 import os
 import sys
 from functools import partial
@@ -49,7 +50,10 @@ class Door:
         self.visit(spaces, [sys_.prepared("sethostname", raw, len(raw)), *(attaching(tree, path) for tree, path in trees)])
 
     def visit(self, spaces: Spaces, calls: list[partial[int]]) -> None:
-        """Make calls that were prepared outside, up to the first that does not return 0. Raises OSError for that one."""
+        """Make calls that were prepared outside, up to the first that does not return 0. Raises OSError for that one, and when either side
+        was closed: without the calls that go in, the others would be made right here, on the machine's own files. (They were, once.)"""
+        if not len(spaces.enter) == len(self._home.enter) == len(SPACES):
+            raise ProcessLookupError(errno.ESRCH, "the sandbox's namespaces are closed")
         failed = None
         for call in (*spaces.enter, *calls):
             if call() != 0:

@@ -44,6 +44,13 @@ def private_namespace(extra: int = 0) -> None:
     sys_.mount("", "/", "", sys_.MS_REC | sys_.MS_PRIVATE)
 
 
+def step_aside(extra: int = 0) -> None:
+    """A mount namespace of our own that still sees what the machine mounts, but nothing made in it is seen by the machine. For the node,
+    which mounts in others' namespaces: a mistake there would hit itself, not the machine."""
+    sys_.unshare(sys_.CLONE_NEWNS | extra)
+    sys_.mount("", "/", "", sys_.MS_REC | sys_.MS_SLAVE)
+
+
 def detach_read_only(path: str, directory: int = sys_.AT_FDCWD) -> int:
     """A detached read-only, nosuid, nodev copy of the tree at `path` (empty: of the descriptor `directory` itself).
 
