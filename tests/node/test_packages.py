@@ -52,10 +52,10 @@ def layer(rig: Rig, files: Mapping[str, str] = LAYER) -> str:
     return digest
 
 
-def packages(client: Client, layer: str, names: list[str] = NAMES, boot: Mapping[str, object] | None = None, **settings: object) -> Instance:
+def packages(client: Client, layer: str, names: list[str] = NAMES) -> Instance:
     """A template of packages that stands."""
-    made = client.start("", role="packages", layer=layer, **settings)  # type: ignore[arg-type]
-    made.boot(imports=names, **(boot or {}))
+    made = client.start("", role="packages", layer=layer)
+    made.boot(imports=names)
     made.ready()
     client.wait_accepted(made.name)
     return made
@@ -90,7 +90,8 @@ def test_any_code_with_the_layer_starts_from_what_was_imported_once(rig: Rig, cl
 def test_hooks_of_packages_run_around_the_copy(rig: Rig, client: Client) -> None:
     """And those that the function's own code registers do not: nothing of it was copied."""
     digest = layer(rig)
-    source = ASK + "import hooked\nfrom snapshot_restore_py import register_after_restore\nregister_after_restore(hooked.SEEN.append, 'own')\n"
+    own = "import hooked\nfrom snapshot_restore_py import register_after_restore\nregister_after_restore(hooked.SEEN.append, 'own')\n"
+    source = ASK + own
     assert child(rig, client, source, packages(client, digest), digest).call("hooked.SEEN") == ["before", "after"]
 
 

@@ -1,7 +1,8 @@
 """From the gateway's BOOT frame to a process that looks like a Lambda runtime: environment, import path, a clean interpreter.
 
 BOOT's body is a JSON object: {"namespace", "function", "version": int, "instance", "handler", "memory_mb", "timeout_seconds",
-"concurrency", "env": {name: value}, "secrets": [names]}; for a template of packages also "imports": [names of modules]. Must run before any user code and imports none. Used by agent.py.
+"concurrency", "env": {name: value}, "secrets": [names]}; for a template of packages also "imports": [names of modules]. Must run
+before any user code and imports none. Used by agent.py.
 """
 
 import _signal  # type: ignore[import-not-found]

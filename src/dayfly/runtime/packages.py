@@ -14,7 +14,8 @@ NAME_CHARACTERS_MAX = 200
 
 def imported(layer_root: str) -> list[str]:
     """Names of the modules in sys.modules that come from the layer, in the order in which their import ended."""
-    found, room, beginning = [], BYTES_MAX, layer_root + "/"
+    found: list[str] = []
+    room, beginning = BYTES_MAX, layer_root + "/"
     for name, module in list(sys.modules.items()):
         try:
             origin = module.__spec__.origin  # type: ignore[union-attr]
@@ -29,7 +30,9 @@ def imported(layer_root: str) -> list[str]:
 
 
 def _is_name(name: "object") -> bool:
-    return type(name) is str and len(name) <= NAME_CHARACTERS_MAX and name.isascii() and all(part.isidentifier() for part in name.split("."))
+    if type(name) is not str or len(name) > NAME_CHARACTERS_MAX or not name.isascii():
+        return False
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def import_all(names: tuple[str, ...], layer_root: str) -> None:

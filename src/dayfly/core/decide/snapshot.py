@@ -70,7 +70,12 @@ def step(state: str, event: str) -> str:
         raise IllegalStep(f"{event} while {state}") from None
 
 
+def is_worth(init_cpu_us: int) -> bool:
+    """Whether an init (or an import of packages) of so much processor time is dear enough to run once for all."""
+    return init_cpu_us >= WORTH_US
+
+
 def is_wanted(setting: Snapshot, state: str, init_cpu_us: int, tries: int, since_seconds: float) -> bool:
     """Whether to make a template, now that an instance has run init in so much processor time. `since_seconds`: since it was made last."""
-    worth = setting == "auto" and state == NONE and init_cpu_us >= WORTH_US
+    worth = setting == "auto" and state == NONE and is_worth(init_cpu_us)
     return worth and tries < TRIES_MAX and since_seconds >= REMAKE_SECONDS
