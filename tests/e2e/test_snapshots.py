@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Platform, descendants
+from tests.e2e.harness import Answer, Platform, descendants
 
 pytestmark = [pytest.mark.one_user, pytest.mark.root]
 
@@ -153,20 +153,24 @@ def test_new_code_starts_from_what_its_packages_were_imported_to(new_platform: C
     """Once a version has shown what it imports of its layer, the very first start of the next is spared it; other code's, too."""
     platform = new_platform()
 
-    def is_from_packages(name: str) -> bool:
-        answer = platform.invoke(name)
-        assert answer.headers["x-dayfly-start"] == "cold"
+    def cold(name: str) -> Answer:
+        """The next cold answer: the instance that proved a deploy may take a call before it goes."""
+        answers: list[Answer] = []
+        platform.wait_for("a cold start", lambda: answers.append(platform.invoke(name)) or "x-dayfly-origin" in answers[-1].headers)
+        return answers[-1]
+
+    def is_from_packages(answer: Answer) -> bool:
         return answer.headers["x-dayfly-origin"] == "packages" and answer.json()["there"]
 
     platform.put("science", {"handler.py": WITH_NUMPY} | NUMPY, keep_alive_seconds=0)
-    platform.wait_for("the packages stand ready", lambda: is_from_packages("science"))
+    platform.wait_for("the packages stand ready", lambda: is_from_packages(cold("science")))
     deployed = platform.put("science", {"handler.py": WITH_NUMPY + "# 2\n"} | NUMPY, keep_alive_seconds=0, memory_mb=200)
-    answers = [platform.invoke("science") for _ in range(4)]
-    assert {it.headers["x-dayfly-origin"] for it in answers} == {"packages"}, [it.headers for it in answers]
+    answers = [cold("science") for _ in range(4)]
+    assert all(map(is_from_packages, answers)), [it.headers for it in answers]
     assert {it.json()["version"] for it in answers} == {str(deployed["version"])} == {"2"}
     assert len({str(it.json()["dice"]) for it in answers}) == 4
     platform.put("other", {"handler.py": WITH_NUMPY} | NUMPY, keep_alive_seconds=0)
-    assert is_from_packages("other")
+    assert is_from_packages(cold("other"))
     for name, config in (("own-env", {"env": {"A": "b"}}), ("forbids", {"snapshot": "off"})):
         platform.put(name, {"handler.py": WITH_NUMPY} | NUMPY, keep_alive_seconds=0, **config)
-        assert platform.invoke(name).headers["x-dayfly-origin"] in ("fork", "prepared"), name
+        assert cold(name).headers["x-dayfly-origin"] in ("fork", "prepared"), name
