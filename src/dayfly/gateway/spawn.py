@@ -33,7 +33,7 @@ def spawn(
         undo.enter_context(theirs)
         undo.callback(os.close, page)
         undo.callback(os.close, output)
-        receiver = entry.socket.receiver if role != "packages" else _nobodys(undo)
+        receiver = entry.socket.receiver if role == "instance" else _nobodys(undo)
         descriptors = [receiver.fileno(), theirs.fileno(), page, output]
         if entry.secrets:
             secrets = sealed_memfd("dayfly-secrets", [pack_secrets(entry.secrets)])
@@ -68,7 +68,7 @@ def _message(entry: Entry, instance: str, role: Role, parent: str) -> Start:
 
 
 def _nobodys(undo: ExitStack) -> socket.socket:
-    """A socket of calls on which none will come: a template of packages is no version's, and outlives the one it was made for."""
+    """A socket of calls on which none will come: a template serves none, and may be made when its version has just let go of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     undo.enter_context(ours)
     undo.enter_context(theirs)
