@@ -149,7 +149,7 @@ def test_versions_share_packages_when_these_can_tell_no_difference():
 
 
 def test_some_versions_start_from_no_packages():
-    """Without a layer there are none; `off` is off; secrets come before the walls stand; PYTHONPATH may bring other modules of their names."""
+    """Without a layer there are none; `off` is off; secrets come before the walls stand; PYTHONPATH may bring others of their names."""
     for none in (version(layer=""), version(snapshot="off"), version(secrets=("S",)), version(env={"PYTHONPATH": "/var/task/lib"})):
         assert snapshot.packages_of(none) is None, none
 

@@ -55,13 +55,13 @@ async def packages_stand(rig: Rig) -> FakeInstance:
     """After a first call of version 1."""
     rig.serve(with_layer(1))
     assert await call(rig) == 200
-    await until(lambda: of_role(rig, "packages") and any(it.imports and it.standing for it in rig.fleet.templates._by_key.values()))
+    await until(lambda: any(it.imports and it.standing for it in rig.fleet.templates._by_key.values()))
     return of_role(rig, "packages")[0]
 
 
 @in_loop
 async def test_packages_come_after_the_versions_own_template_and_serve_the_next_version() -> None:
-    """They are asked for without code, with the modules that init imported; a version that started from them still gets its own template."""
+    """Asked for without code, with the modules that init imported. A version that started from them gets a template of its own, too."""
     async with gateway(Behaviour(ready=costly)) as rig:
         packages = await packages_stand(rig)
         assert [it.start.role for it in rig.behaviour.instances] == ["instance", "template", "packages"]

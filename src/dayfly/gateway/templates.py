@@ -137,9 +137,9 @@ class Templates:
     def tick(self, *, quiet: bool) -> None:
         """Make one template that is wanted, if nothing waits for a start and no other is being made."""
         making = [template for template in self._by_key.values() if template.state == snapshot.MAKING]
-        for template in making:
-            if time.monotonic() - template.made_at > MAKING_SECONDS_MAX:
-                self._lost(template)
+        for silent in making:
+            if time.monotonic() - silent.made_at > MAKING_SECONDS_MAX:
+                self._lost(silent)
         if making or not self._wanted or not quiet or not self._provider.connected:
             return
         key = next(iter(self._wanted))
