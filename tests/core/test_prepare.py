@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from dayfly.core.decide import snapshot
 from dayfly.core.decide.ancestor import FORKS_MAX, IDLE_SECONDS, RENEW_SECONDS, ZYGOTES_MAX, Age, idle_ones, is_due
 from dayfly.core.decide.prepare import COMING_MAX, KINDS_MAX, QUIET_SECONDS, Stock
+from dayfly.core.model.function import FunctionConfig, Version
+from dayfly.runtime import agent
 
 
 def test_what_was_asked_for_stands_ready_and_the_emptiest_kind_comes_first():
@@ -124,3 +126,34 @@ def test_a_new_kind_finds_room_where_others_have_several() -> None:
     stock.asked("d", 4.0)
     stock.asked("e", 4.0)
     assert stock.surplus({"a": 1, "b": 1, "c": 1, "d": 1}, 5.0) is None
+
+
+def version(layer: str = "1" * 64, namespace: str = "default", code: str = "0" * 64, **config: object) -> Version:
+    return Version(
+        namespace=namespace, function="f", number=1, config=FunctionConfig(**config), code_digest=code, layer_digest=layer  # type: ignore[arg-type]
+    )
+
+
+def test_versions_share_packages_when_these_can_tell_no_difference():
+    """Code, memory, processor time and handler are given to a child; the rest it cannot change any more."""
+    one = snapshot.packages_of(version(env={"A": "1", "B": "2"}))
+    assert one is not None
+    same = {"env": {"B": "2", "A": "1"}, "memory_mb": 999, "cpu": 2.0, "handler": "other.handler", "concurrency": 9, "timeout_seconds": 1.0}
+    assert snapshot.packages_of(version(code="2" * 64, **same)) == one
+    for other in (
+        version(env={"A": "1"}), version(env={"A": "1", "B": "2"}, layer="3" * 64), version(env={"A": "1", "B": "2"}, namespace="n"),
+        version(env={"A": "1", "B": "2"}, tmp_mb=65), version(env={"A": "1", "B": "2"}, egress="internet"),
+        version(env={"A": "1", "B": "2"}, egress=("a.example",)), version(env={"A": "1", "B": "2"}, runtime="python3.12"),
+    ):  # fmt: skip
+        assert snapshot.packages_of(other) not in (one, None), other
+
+
+def test_some_versions_start_from_no_packages():
+    """Without a layer there are none; `off` is off; secrets come before the walls stand; PYTHONPATH may bring others of their names."""
+    for none in (version(layer=""), version(snapshot="off"), version(secrets=("S",)), version(env={"PYTHONPATH": "/var/task/lib"})):
+        assert snapshot.packages_of(none) is None, none
+
+
+def test_the_runtime_records_imports_from_the_cost_on_that_is_worth_a_template():
+    """It travels alone and cannot ask: the figure stands there, too."""
+    assert agent.RECORD_US == snapshot.WORTH_US

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Platform, descendants
+from tests.e2e.harness import Answer, Platform, descendants
 
 pytestmark = [pytest.mark.one_user, pytest.mark.root]
 
@@ -131,3 +131,46 @@ def test_kill_9_of_a_template_loses_no_later_call(new_platform: Callable[..., Pl
                 os.kill(pid, signal.SIGKILL)
     answers = [platform.invoke("heavy") for _ in range(5)]
     assert [answer.status for answer in answers] == [200] * 5, [answer.body for answer in answers]
+
+
+NUMPY = {"requirements.txt": "numpy==2.2.6\n"}
+# A thread forbids a template of the version's own, so that every start of it shows where the next best came from.
+WITH_NUMPY = """
+import sys
+THERE = "numpy" in sys.modules
+import numpy, random, threading, time
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+def handler(event, context):
+    import os
+    return {"there": THERE, "version": os.environ["AWS_LAMBDA_FUNCTION_VERSION"], "dice": [float(numpy.random.random()), random.random()]}
+"""
+
+
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_new_code_starts_from_what_its_packages_were_imported_to(new_platform: Callable[..., Platform]) -> None:
+    """Once a version has shown what it imports of its layer, the very first start of the next is spared it; other code's, too."""
+    platform = new_platform()
+
+    def cold(name: str) -> Answer:
+        """The next cold answer: the instance that proved a deploy may take a call before it goes."""
+        answers: list[Answer] = []
+        platform.wait_for("a cold start", lambda: answers.append(platform.invoke(name)) or "x-dayfly-origin" in answers[-1].headers)
+        return answers[-1]
+
+    def is_from_packages(answer: Answer) -> bool:
+        return answer.headers["x-dayfly-origin"] == "packages" and answer.json()["there"]
+
+    platform.put("science", {"handler.py": WITH_NUMPY} | NUMPY, keep_alive_seconds=0)
+    platform.wait_for("the packages stand ready", lambda: is_from_packages(cold("science")))
+    deployed = platform.put("science", {"handler.py": WITH_NUMPY + "# 2\n"} | NUMPY, keep_alive_seconds=0, memory_mb=200)
+    answers = [cold("science") for _ in range(4)]
+    assert all(map(is_from_packages, answers)), [it.headers for it in answers]
+    assert {it.json()["version"] for it in answers} == {str(deployed["version"])} == {"2"}
+    assert len({str(it.json()["dice"]) for it in answers}) == 4
+    platform.put("other", {"handler.py": WITH_NUMPY} | NUMPY, keep_alive_seconds=0)
+    assert is_from_packages(cold("other"))
+    for name, config in (("own-env", {"env": {"A": "b"}}), ("forbids", {"snapshot": "off"})):
+        platform.put(name, {"handler.py": WITH_NUMPY} | NUMPY, keep_alive_seconds=0, **config)
+        assert cold(name).headers["x-dayfly-origin"] in ("fork", "prepared"), name

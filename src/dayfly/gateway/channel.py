@@ -169,14 +169,18 @@ class VersionSocket:
         self.receiver.close()
 
 
+ModuleName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*\Z", max_length=200)]
+
+
 class Ready(msgspec.Struct):
     """What an instance says of itself when its init ran (runtime/frames.py READY)."""
 
     init_us: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
     init_cpu_us: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
     is_async: bool = msgspec.field(default=True, name="async")
-    origin: Literal["fork", "prepared", "template", "ahead"] = "fork"
+    origin: Literal["fork", "prepared", "packages", "template", "ahead"] = "fork"
     problems: Annotated[list[Annotated[str, msgspec.Meta(max_length=4000)]], msgspec.Meta(max_length=16)] = []
+    imports: Annotated[list[ModuleName], msgspec.Meta(max_length=2000)] = []  # of a layer's modules (runtime/packages.py)
 
 
 class Channel:
@@ -184,8 +188,8 @@ class Channel:
 
     __slots__ = (
         "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "believed", "entry",
-        "exit", "head", "id", "init_cpu_us", "init_us", "is_async", "origin", "problems", "ready_at", "start_us", "started_at",
-        "tail", "wanted",
+        "exit", "head", "id", "imports", "init_cpu_us", "init_us", "is_async", "origin", "parent", "problems", "ready_at",
+        "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
 
     def __init__(self, id: str, events: ChannelEvents, entry: Any, started_at: float) -> None:
@@ -198,6 +202,8 @@ class Channel:
         self.is_async = True  # whether its handler is; known when it is ready
         self.origin = "fork"  # how it came to be, as it says
         self.problems: list[str] = []  # of a template: what forbids it
+        self.imports: list[str] = []  # modules of its layer that its init imported, until somebody has taken note
+        self.parent = ""  # the template that it was asked for from
         self.accepted: object = None  # the node's Accepted
         self.exit: object = None  # the node's Exited
         self.head = b""  # answer headers that are the same for all its calls
@@ -222,6 +228,7 @@ class Channel:
         self.is_async = said.is_async
         self.origin = said.origin
         self.problems = said.problems
+        self.imports = said.imports
 
     def open(self, boot: bytes) -> tuple[socket.socket, int, int]:
         """Make the instance's descriptors: (its end of the answers socket, progress memfd, write end of the output pipe). The caller

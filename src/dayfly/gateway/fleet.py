@@ -33,7 +33,7 @@ from dayfly.runtime import frames
 
 log = structlog.get_logger()
 
-RAN_INIT = ("fork", "prepared")  # origins of instances that ran their version's init themselves
+RAN_INIT = ("fork", "prepared", "packages")  # origins of instances that ran their version's init themselves
 EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) may come after the death itself
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
 DORMANT_SECONDS = 30.0  # a version without instances and calls for this long gives its sockets back
@@ -296,7 +296,8 @@ class Fleet:
             prover(channel, {})
         entry.pool.started(channel.id, now)
         if channel.origin in RAN_INIT:
-            self.templates.ran_init(entry, channel.init_cpu_us)
+            self.templates.ran_init(entry, channel)
+        channel.imports = []
         self._carry_out(entry)
         self._start_pending()
 
@@ -359,6 +360,7 @@ class Fleet:
     def _settle_start(self, channel: Channel, entry: Entry, error: dict[str, Any], code: str) -> None:
         """A start came to nothing: tell the provers, and calls that have nobody else."""
         self._starts.ended()
+        self.templates.start_failed(entry, channel)
         provers, entry.provers = entry.provers, []
         for prover in provers:
             prover(channel, error)

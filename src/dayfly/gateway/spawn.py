@@ -1,9 +1,11 @@
 """What an instance is born with: its descriptors, its BOOT frame, its secrets, and the message that asks for it.
 
-Called by gateway/fleet.py for each start it carries out.
+Called by gateway/fleet.py for each start it carries out, and by gateway/templates.py.
 """
 
 import os
+import socket
+from contextlib import ExitStack
 from typing import Literal
 
 import msgspec
@@ -14,47 +16,60 @@ from dayfly.core.wire.node import Start, pack_secrets
 from dayfly.gateway.channel import Channel, sealed_memfd
 from dayfly.gateway.entry import Entry
 
+Role = Literal["instance", "template", "packages"]
+
 
 def spawn(
-    provider: Provider, entry: Entry, channel: Channel, *, role: Literal["instance", "template"] = "instance", parent: str = ""
+    provider: Provider, entry: Entry, channel: Channel, *, role: Role = "instance", parent: str = "", imports: list[str] | None = None
 ) -> bool:
-    """Ask `provider` for an instance (or a template) behind `channel`, if possible from the template `parent`; False when it cannot be
-    asked now (the channel is then closed)."""
-    version, config = entry.version, entry.version.config
+    """Ask `provider` for an instance (or a template; one of packages has `imports`) behind `channel`, if possible from the template
+    `parent`; False when it cannot be asked now (the channel is then closed)."""
+    version = entry.version
     channel.head = f"x-dayfly-version: {version.number}\r\nx-dayfly-instance: {channel.id}\r\n".encode()
-    boot = msgspec.json.encode({**entry.boot, "instance": channel.id})
-    theirs, page, output = channel.open(boot)
-    secrets = -1
-    try:
-        descriptors = [entry.socket.receiver.fileno(), theirs.fileno(), page, output]
+    channel.parent = parent
+    more = {} if imports is None else {"imports": imports}
+    theirs, page, output = channel.open(msgspec.json.encode({**entry.boot, **more, "instance": channel.id}))
+    with ExitStack() as undo:
+        undo.enter_context(theirs)
+        undo.callback(os.close, page)
+        undo.callback(os.close, output)
+        receiver = entry.socket.receiver if role == "instance" else _nobodys(undo)
+        descriptors = [receiver.fileno(), theirs.fileno(), page, output]
         if entry.secrets:
             secrets = sealed_memfd("dayfly-secrets", [pack_secrets(entry.secrets)])
+            undo.callback(os.close, secrets)
             descriptors.append(secrets)
-        way, rules = way_of(config.egress)
-        start = Start(
-            instance=channel.id,
-            tenant=version.namespace,
-            runtime=config.runtime,
-            code=version.code_digest,
-            layer=version.layer_digest,
-            memory_mb=config.memory_mb,
-            tmp_mb=config.tmp_mb,
-            egress=way,
-            egress_rules=rules,
-            cpu_millicores=round(config.cpu * 1000),
-            has_secrets=bool(entry.secrets),
-            role=role,
-            parent=parent,
-        )
-        accepted = provider.start(start, descriptors)
-    finally:
-        theirs.close()
-        os.close(page)
-        os.close(output)
-        if secrets >= 0:
-            os.close(secrets)
+        accepted = provider.start(_message(entry, channel.id, role, parent), descriptors)
     if accepted:
         channel.listen()
     else:
         channel.close()
     return accepted
+
+
+def _message(entry: Entry, instance: str, role: Role, parent: str) -> Start:
+    version, config = entry.version, entry.version.config
+    way, rules = way_of(config.egress)
+    return Start(
+        instance=instance,
+        tenant=version.namespace,
+        runtime=config.runtime,
+        code=version.code_digest if role != "packages" else "",
+        layer=version.layer_digest,
+        memory_mb=config.memory_mb,
+        tmp_mb=config.tmp_mb,
+        egress=way,
+        egress_rules=rules,
+        cpu_millicores=round(config.cpu * 1000),
+        has_secrets=bool(entry.secrets),
+        role=role,
+        parent=parent,
+    )
+
+
+def _nobodys(undo: ExitStack) -> socket.socket:
+    """A socket of calls on which none will come: a template serves none, and may be made when its version has just let go of its own."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    undo.enter_context(ours)
+    undo.enter_context(theirs)
+    return theirs

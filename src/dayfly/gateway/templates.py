@@ -1,4 +1,5 @@
-"""The templates that this gateway asked the node for: one per version that is worth it. It makes them, hears of them, lets them go.
+"""The templates that this gateway asked the node for: one per version that is worth it, and one per set of packages, from which versions
+start that have none of their own yet. It makes them, hears of them, lets them go.
 
 A template outlives the pool that wanted it: a function that is called once an hour should still start from one. What is decided is in
 core/decide/snapshot.py. Called by gateway/fleet.py; the node's side is node/templates.py.
@@ -18,21 +19,26 @@ from dayfly.gateway.deaths import init_error
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.outputs import Outputs
-from dayfly.gateway.spawn import spawn
+from dayfly.gateway.spawn import Role, spawn
 from dayfly.runtime import frames
 
 log = structlog.get_logger()
 
 INFO = 20
 REASONS_CHARACTERS_MAX = 1000
-Key = tuple[str, str, int]
+MAKING_SECONDS_MAX = 120.0  # one that says nothing for so long is given up: others wait for their turn
+VersionKey = tuple[str, str, int]
+Key = VersionKey | snapshot.Packages
 
 
 class Template:
-    """One version's. `entry` is the one it was made for: its secrets are in it."""
+    """One version's; or, with `imports`, one of packages. `entry` is the one it was made for: its secrets are in it. `users`: the versions
+    for whose sake it is kept."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, imports: list[str] | None = None) -> None:
         self.entry = entry
+        self.imports = imports
+        self.users = {entry.version.key}
         self.state = snapshot.NONE
         self.tries = 0
         self.made_at = float("-inf")
@@ -40,7 +46,13 @@ class Template:
         self.channel: Channel | None = None
 
     def __repr__(self) -> str:
-        return f"<Template {self.entry.version.key} {self.state} {self.reason}>"
+        what = "" if self.imports is None else f" {len(self.imports)} modules"
+        return f"<Template {self.entry.version.key}{what} {self.state} {self.reason}>"
+
+    @property
+    def standing(self) -> Channel | None:
+        """Its channel, when it can be asked for instances."""
+        return self.channel if self.state == snapshot.READY else None
 
 
 class Templates:
@@ -55,34 +67,80 @@ class Templates:
         self._by_key: dict[Key, Template] = {}
         self._by_id: dict[str, Template] = {}
         self._wanted: dict[Key, Entry] = {}  # the longest wanted first
+        self._apart: set[VersionKey] = set()  # versions one of whose starts from packages failed
 
     def __repr__(self) -> str:
         return f"<Templates {list(self._by_key.values())}>"
 
     def parent(self, entry: Entry) -> str:
-        """The id of the template that an instance of this version should come from; empty when there is none."""
+        """The id of the template that an instance of this version should come from, its own or that of its packages; empty when there is
+        none."""
         found = self._by_key.get(entry.version.key)
-        if found is None or found.state != snapshot.READY or found.channel is None or found.entry.secrets != entry.secrets:
+        if found is not None and found.standing is not None and found.entry.secrets == entry.secrets:
+            return found.standing.id
+        packages = self._packages(entry)
+        if packages is None or packages.standing is None or entry.version.key in self._apart:
             return ""
-        return found.channel.id
+        packages.users.add(entry.version.key)
+        return packages.standing.id
 
-    def ran_init(self, entry: Entry, init_cpu_us: int) -> None:
-        """An instance ran the whole init itself: is a template worth it? It is made when there is a quiet moment (`tick`)."""
-        key = entry.version.key
+    def _packages(self, entry: Entry) -> Template | None:
+        key = snapshot.packages_of(entry.version)
+        return None if key is None else self._by_key.get(key)
+
+    def _came_from(self, entry: Entry, channel: Channel) -> Channel | None:
+        """The packages that this instance was asked for from, if they still stand."""
+        packages = self._packages(entry)
+        standing = packages.standing if packages is not None else None
+        return standing if standing is not None and standing.id == channel.parent else None
+
+    def ran_init(self, entry: Entry, channel: Channel) -> None:
+        """An instance ran init itself, maybe but for its packages: is a template worth it? One is made in a quiet moment (`tick`)."""
+        key: Key = entry.version.key
         found = self._by_key.get(key)
         if found is None or found.entry.secrets != entry.secrets:
             if found is not None:
                 self._let_go(found)
             found = self._by_key[key] = Template(entry)
-        since = time.monotonic() - found.made_at
-        if snapshot.is_wanted(entry.version.config.snapshot, found.state, init_cpu_us, found.tries, since):
+        packages = self._came_from(entry, channel)
+        self._consider(key, found, entry, channel.init_cpu_us + (packages.init_cpu_us if packages is not None else 0))
+        if channel.imports:
+            self._imported(entry, channel.imports, channel.init_cpu_us)
+
+    def _imported(self, entry: Entry, imports: list[str], init_cpu_us: int) -> None:
+        """Such an init imported these modules of its layer. Where a template of other modules was refused, one of these may do."""
+        key = snapshot.packages_of(entry.version)
+        if key is None:
+            return
+        found = self._by_key.get(key)
+        if found is None or (found.state == snapshot.OFF and found.imports != imports):
+            made = self._by_key[key] = Template(entry, imports)
+            if found is not None:
+                made.users |= found.users
+                made.made_at = found.made_at
+            found = made
+        found.users.add(entry.version.key)
+        if found.state == snapshot.NONE:
+            found.imports = imports
+        self._consider(key, found, entry, init_cpu_us)
+
+    def _consider(self, key: Key, template: Template, entry: Entry, init_cpu_us: int) -> None:
+        since = time.monotonic() - template.made_at
+        if snapshot.is_wanted(entry.version.config.snapshot, template.state, init_cpu_us, template.tries, since):
             self._wanted[key] = entry
+
+    def start_failed(self, entry: Entry, channel: Channel) -> None:
+        """An instance never became ready. If it came from packages, the next does without them: they may be why."""
+        if self._came_from(entry, channel) is not None:
+            self._apart.add(entry.version.key)
 
     def tick(self, *, quiet: bool) -> None:
         """Make one template that is wanted, if nothing waits for a start and no other is being made."""
-        if not self._wanted or not quiet or not self._provider.connected:
-            return
-        if any(template.state == snapshot.MAKING for template in self._by_key.values()):
+        making = [template for template in self._by_key.values() if template.state == snapshot.MAKING]
+        for silent in making:
+            if time.monotonic() - silent.made_at > MAKING_SECONDS_MAX:
+                self._lost(silent)
+        if making or not self._wanted or not quiet or not self._provider.connected:
             return
         key = next(iter(self._wanted))
         entry = self._wanted.pop(key)
@@ -99,13 +157,16 @@ class Templates:
         template.state = snapshot.step(template.state, "wanted")
         self._by_id = {name: other for name, other in self._by_id.items() if other is not template}
         self._by_id[channel.id] = template  # until the node says how it ended
-        if not spawn(self._provider, entry, channel, role="template"):
+        role: Role = "template" if template.imports is None else "packages"
+        if not spawn(self._provider, entry, channel, role=role, imports=template.imports):
             self._lost(template)
 
-    def keep(self, known: set[Key]) -> None:
+    def keep(self, known: set[VersionKey]) -> None:
         """Let go of those whose versions are not in the catalog any more."""
+        self._apart &= known
         for key, template in list(self._by_key.items()):
-            if key not in known:
+            template.users &= known
+            if not template.users:
                 self._let_go(template)
                 del self._by_key[key]
                 self._wanted.pop(key, None)
@@ -120,7 +181,8 @@ class Templates:
     def gauge(self) -> None:
         """Tell each function's ledger."""
         for template in self._by_key.values():
-            template.entry.ledger.numbers.template = self.text(template.entry)
+            if template.imports is None:
+                template.entry.ledger.numbers.template = self.text(template.entry)
 
     def close(self) -> None:
         for template in self._by_key.values():
@@ -171,15 +233,23 @@ class Templates:
         if channel.problems:
             self._refuse(template, "init leaves what cannot be copied: " + "; ".join(channel.problems))
             return
+        if template.imports is not None and not snapshot.is_worth(channel.init_cpu_us):
+            self._refuse(template, f"to import them takes {channel.init_cpu_us} µs")
+            return
         template.state = snapshot.step(template.state, "stood")
         template.tries = 0
-        log.info("template_ready", function=template.entry.version.function, version=template.entry.version.number, init_us=channel.init_us)
+        version, modules = template.entry.version, len(template.imports or ())
+        log.info("template_ready", function=version.function, version=version.number, init_us=channel.init_us, modules=modules)
 
     def _refuse(self, template: Template, reason: str) -> None:
-        """There will be no template of this version; its owner reads why, in the log and in `describe`."""
+        """There will be no template of this version; its owner reads why, in the log and in `describe`. Packages are nobody's."""
         template.reason = reason[:REASONS_CHARACTERS_MAX]
         template.state = snapshot.step(template.state, "refused")
         version = template.entry.version
+        if template.imports is not None:
+            log.debug("packages_refused", layer=version.layer_digest, reason=template.reason)
+            self._close(template)
+            return
         text = f"No snapshot of version {version.number}: {template.reason}. Instances run init themselves."
         record = LogRecord(time.time(), version.namespace, version.function, version.number, "", "", "platform", INFO, text)
         self._ledger.logged(template.entry.ledger, record, time.monotonic())

@@ -22,6 +22,7 @@ from dayfly.node.nursery import Ticket, Zygote
 from dayfly.node.offshoot import Offshoot, Template
 from dayfly.node.outfit import Outfit
 from dayfly.node.prepared import Prepared, Reserve, Watch
+from dayfly.node.shadows import Shadows
 from dayfly.node.templates import Templates
 from dayfly.node.tree import Tree
 from dayfly.sandbox import cgroup, mounts
@@ -74,6 +75,7 @@ class Instances:
         self._code = os.open(layout.code, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._layers = os.open(layout.layers, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._scratch = f"{layout.run}/scratch"
+        self._shadows = Shadows(layout)
 
     def __repr__(self) -> str:
         return f"<Instances {len(self._live)} of {self.tree!r} {self.reserve!r}>"
@@ -103,18 +105,20 @@ class Instances:
                 undo.callback(os.close, descriptor)
             self._check(start, given)
             template = self.templates.get(start.parent)
-            if template is not None:
-                return self._from_template(start, template, given, tell, undo)
-            is_template = start.role == "template"
+            if template is not None and (made := self._from_template(start, template, given, tell)) is not None:
+                return made
+            is_template = start.role != "instance"
             if is_template and start.runtime == EXEC:
                 raise ValueError("a program cannot be copied after its init")
             if is_template and (reason := lacks_templates(self.machine.features)):
                 raise ValueError(f"snapshots cannot be had on this machine: {reason}")
             demand = Demand(
                 start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores,
-                is_template, start.runtime == EXEC,
+                is_template, bool(start.code), start.runtime == EXEC,
             )  # fmt: skip
             walls = self.machine.plan(demand)
+            if start.role == "packages" and "memory" not in walls.plan.walls:
+                raise ValueError("without memory groups a child would keep its template's limit")
             instance = Instance(start, tell, walls.plan, self.tree.zygote(start.tenant, self._runtime(start)))
             trees = self._trees(start)
             for descriptor in trees.values():
@@ -157,21 +161,23 @@ class Instances:
         for descriptor in descriptors:
             undo.callback(os.close, descriptor)
         first, handed = [*FIRST, *(["secrets"] if start.has_secrets else [])], list(given)
-        if start.role == "template":
+        if start.role != "instance":
             seat = self.templates.add(start, instance.zygote, instance.outfit.uid)
             undo.callback(os.close, seat)
             first.insert(SEAT_AT, "seat")
             handed.insert(SEAT_AT, seat)
         ticket = Ticket(
             instance.name, instance.outfit.uid, [*first, *trees, *names], walls.steps,
-            f"{layout.code}/{start.code}", f"{layout.layers}/{start.layer}" if start.layer else "", instance.scratch,
+            f"{layout.code}/{start.code}" if start.code else "", f"{layout.layers}/{start.layer}" if start.layer else "", instance.scratch,
         )  # fmt: skip
         self._live[instance.id] = self._named[instance.name] = instance
         undo.pop_all()
         instance.zygote.start(ticket, [*handed, *trees.values(), *descriptors])
 
-    def _from_template(self, start: Start, template: Template, given: list[int], tell: Tell, undo: contextlib.ExitStack) -> Instance:
-        """A child of a template: one that stands ready, or one that it forks now."""
+    def _from_template(self, start: Start, template: Template, given: list[int], tell: Tell) -> Instance | None:
+        """A child of a template: one that stands ready, or one that it forks now. None: it has none for this start."""
+        if not template.fits(start) or (template.is_packages and self._shadows.between(start.code, start.layer)):
+            return None
         walls = self.machine.plan(
             Demand(start.egress, start.memory_mb, start.tmp_mb, PIDS_MAX, bool(start.layer), start.has_secrets, start.cpu_millicores)
         )
@@ -182,12 +188,28 @@ class Instances:
             own = [os.dup(descriptor) for descriptor in given]
             self._live[instance.id] = instance
             self.templates.order(template, lambda child: self._arrived(instance, start, own, child))
-        else:
-            self._move_into(instance, ready, "ahead", given)
+            return instance
+        try:
+            self._move_into(instance, ready, start, "ahead", given)
+        except OSError as error:
+            log("warning", "offshoot_lost", name=instance.id, detail=str(error))
+            self.templates.lost(ready)
+            return None
         return instance
 
-    def _move_into(self, instance: Instance, child: Offshoot, origin: str, given: list[int]) -> None:
-        self.templates.give(child, instance.id, origin, given[: len(FIRST)])
+    def _move_into(self, instance: Instance, child: Offshoot, start: Start, origin: str, given: list[int]) -> None:
+        """Raises OSError when the child is not to be had any more, or its code is not there."""
+        trees: dict[str, int] = {}
+        if child.template.is_packages:
+            origin = "packages"
+            if child.outfit.group is not None:
+                self.machine.groups.limit(child.outfit.group, start.memory_mb << 20, PIDS_MAX, start.cpu_millicores)
+            trees = self._trees(msgspec.structs.replace(start, layer=""))
+        try:
+            self.templates.give(child, [(tree, PLACES[name]) for name, tree in trees.items()], instance.id, origin, given[: len(FIRST)])
+        finally:
+            for descriptor in trees.values():
+                os.close(descriptor)
         instance.offshoot, instance.name, instance.pid, instance.outfit = child, child.name, child.pid, child.outfit
         self._live[instance.id] = self._named[instance.name] = instance
         instance.tell(Accepted(instance.id, instance.pid, instance.plan.walls, instance.plan.missing))
@@ -196,7 +218,7 @@ class Instances:
         """The child that an instance waits for stands, or it never will: then it starts as if there were no template."""
         try:
             if child is not None and not instance.killed:
-                self._move_into(instance, child, "template", given)
+                self._move_into(instance, child, start, "template", given)
                 return
         except OSError as error:
             log("warning", "offshoot_lost", name=instance.id, detail=str(error))
@@ -228,7 +250,8 @@ class Instances:
 
     def _trees(self, start: Start) -> dict[str, int]:
         """Read-only detached mounts of code and layer; without mount namespaces only a check that they are there."""
-        wanted = {"code": (self._code, start.code)} | ({"layer": (self._layers, start.layer)} if start.layer else {})
+        named = {"code": (self._code, start.code), "layer": (self._layers, start.layer)}
+        wanted = {name: place for name, place in named.items() if place[1]}
         trees: dict[str, int] = {}
         try:
             for name, (parent, digest) in wanted.items():

@@ -32,11 +32,26 @@ class Template:
         self.number = 0
         self.failures = 0  # births that came to nothing, since the last that did not
         self.asked = 0  # starts that wanted a child
+        self.asked_at = float("-inf")  # the latest of them
         self.begun_at = time.monotonic()
         self.stood_at = 0.0
         self.size_bytes = 0  # memory that is its own
         self.children: dict[int, Offshoot] = {}
         self.owners: deque[Owner] = deque()  # starts that wait for a birth
+
+    @property
+    def is_packages(self) -> bool:
+        """Whether its children get their code when they are given away."""
+        return self.start.role == "packages"
+
+    def fits(self, start: Start) -> bool:
+        """Whether its children can be what is asked for. A version's template is asked only for its own; who asks the others is checked,
+        because a child cannot change any of this any more."""
+        mine = self.start
+        return not self.is_packages or (
+            (mine.tenant, mine.runtime, mine.layer, mine.tmp_mb, mine.egress, mine.egress_rules, False)
+            == (start.tenant, start.runtime, start.layer, start.tmp_mb, start.egress, start.egress_rules, start.has_secrets)
+        )
 
     def stand(self, pid: int) -> None:
         """Its init is over: what it cost and what it takes."""

@@ -172,8 +172,11 @@ class Templates:
 
     def wanted(self, template: Template) -> None:
         """Note that somebody asks for a child of it."""
+        now = time.monotonic()
+        if not template.is_packages or now - template.asked_at < FORGET_SECONDS:  # who starts once from packages has a template soon
+            self._stock.asked(template.start.instance, now)
         template.asked += 1
-        self._stock.asked(template.start.instance, time.monotonic())
+        template.asked_at = now
 
     def refill(self) -> bool:
         """One short piece of work: have a busy template fork a child ahead, or let one go. True: call again soon."""
@@ -198,10 +201,10 @@ class Templates:
             found.state = TAKEN
         return found
 
-    def give(self, child: Offshoot, name: str, origin: str, descriptors: list[int]) -> None:
-        """Make it the instance `name`. Raises OSError when it is not to be had any more."""
+    def give(self, child: Offshoot, trees: list[tuple[int, str]], name: str, origin: str, descriptors: list[int]) -> None:
+        """Make it the instance `name`, with what it lacks of its files. Raises OSError when it is not to be had any more."""
         assert self._door is not None and child.spaces is not None
-        self._door.furnish(child.spaces, [], name)
+        self._door.furnish(child.spaces, trees, name)
         child.seat.sendmsg([origin.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
         child.state = OWNED
         self._close_channel(child)

@@ -8,11 +8,12 @@ import os
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from sys import byteorder
+from sys import path as sys_path
 from time import monotonic_ns, thread_time_ns
 
-from dayfly.runtime import concurrent, handler, logs, sequential, template
+from dayfly.runtime import concurrent, handler, logs, packages, sequential, template
 from dayfly.runtime.answers import Answers, frame
-from dayfly.runtime.boot import Boot, enter, enter_again, enter_template
+from dayfly.runtime.boot import Boot, enter, enter_again, enter_from_packages, enter_packages, enter_template
 from dayfly.runtime.failure import describe, exit_fault, fitting, log_text
 from dayfly.runtime.frames import FAILED, PROGRESS_BYTES, READY, STDERR
 from dayfly.runtime.inbox import Inbox
@@ -33,6 +34,7 @@ TASK_ROOT = "/var/task"
 LAYER_ROOT = "/opt/python"
 EXIT_INIT_FAILED = 1
 
+RECORD_US = 5_000  # an init that took less processor time is not worth anything (core/decide/snapshot.py: WORTH_US)
 GIVEN = 4  # requests, answers, progress, output
 
 # What a zygote calls: it rehearses once, the others are for its children.
@@ -98,8 +100,9 @@ def serve(
 
 
 def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
-    """Be the template that the BOOT frame describes: run init, say READY (with what forbids a snapshot, and then end), and fork. Each
-    child becomes an instance like any other, with a BOOT frame of its own. Descriptors as for `serve`, at 3, 4 and 5."""
+    """Be the template that the BOOT frame describes: run init (or import packages, when it names some), say READY (with what forbids a
+    snapshot, and then end), and fork. Each child becomes an instance like any other, with a BOOT frame of its own. Descriptors as for
+    `serve`, at 3, 4 and 5."""
     os.dup2(seat_fd, SEAT_FD, inheritable=False)
     os.close(seat_fd)
     answers, scope = Answers(4), Scope()
@@ -113,9 +116,7 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
     os.register_at_fork(after_in_child=forget)
     began = _now()
     try:
-        enter_template(boot, TASK_ROOT, LAYER_ROOT)
-        logs.watch(answers, scope)
-        function = handler.load(boot.handler, TASK_ROOT)
+        function = _prepare(boot, answers, scope)
         template.run_hooks("before_snapshot")
         for output in outputs:
             output.finish_lines()
@@ -126,7 +127,7 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
     template.settle()
     if not found:
         template.announce()  # the node knows first
-    _ready(answers, began, handler.is_async(function), "template", found)
+    _ready(answers, began, handler.is_async(function), "template", problems=found)
     if found:
         os._exit(0)
     is_ahead = template.stand(offspring)
@@ -136,16 +137,36 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
     _serve_copy(answers, scope, outputs, function)
 
 
-def _serve_copy(answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any]") -> "NoReturn":
-    """In a template's child: wait to be given away, and go on from where the template stands."""
+def _prepare(boot: Boot, answers: Answers, scope: Scope) -> "Callable[..., Any] | None":
+    """What a template does once for all of its children. Returns the handler; None: there is none yet, only packages."""
+    if boot.imports is None:
+        enter_template(boot, TASK_ROOT, LAYER_ROOT)
+        logs.watch(answers, scope)
+        return handler.load(boot.handler, TASK_ROOT)
+    enter_packages(boot, TASK_ROOT, LAYER_ROOT)
+    logs.watch(answers, scope)
+    packages.import_all(boot.imports, LAYER_ROOT)
+    return None
+
+
+def _serve_copy(
+    answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any] | None"
+) -> "NoReturn":
+    """In a template's child: wait to be given away, and go on from where the template stands. That of packages has no handler yet."""
     origin = _wait_for_owner()
     began = _now()
     boot = Boot(answers.read_boot())
     inbox, slots = Inbox(3), _mapped(5)
     os.register_at_fork(after_in_child=lambda: _forget(inbox))
     try:
-        enter_again(boot)
+        if function is None:
+            os.chdir(TASK_ROOT)  # its files are there now
+            enter_from_packages(boot, TASK_ROOT, LAYER_ROOT)
+        else:
+            enter_again(boot)
         template.run_hooks("after_restore")
+        if function is None:
+            function = handler.load(boot.handler, TASK_ROOT)
     except BaseException as error:
         _fail(answers, outputs, error)
     _run(Instance(boot, answers, slots, scope, outputs), inbox, function, began, origin)
@@ -166,7 +187,7 @@ def _forget(*parts: "Answers | Inbox | Output") -> None:
 def _run(instance: Instance, inbox: Inbox, function: "Callable[..., Any]", began: tuple[int, int], origin: str) -> "NoReturn":
     instance.finish_lines()
     is_async = handler.is_async(function)
-    _ready(instance.answers, began, is_async, origin)
+    _ready(instance.answers, began, is_async, origin, may_record=origin in ("fork", "prepared"))
     loop: Callable[..., Any] = concurrent.serve if is_async else sequential.serve
     loop(instance, inbox, function)
     os._exit(0)
@@ -177,10 +198,16 @@ def _now() -> tuple[int, int]:
     return monotonic_ns(), thread_time_ns()
 
 
-def _ready(answers: Answers, began: tuple[int, int], is_async: bool, origin: str, problems: list[str] | None = None) -> None:
+def _ready(
+    answers: Answers, began: tuple[int, int], is_async: bool, origin: str, *, problems: list[str] | None = None, may_record: bool = False
+) -> None:
     time_us, cpu_us = ((now - then) // 1000 for now, then in zip(_now(), began, strict=True))
-    said = {"init_us": time_us, "init_cpu_us": cpu_us, "async": is_async, "origin": origin}
-    answers.write(frame(READY, 0, meta=dumps({**said, "problems": problems} if problems else said)))
+    said: dict[str, Any] = {"init_us": time_us, "init_cpu_us": cpu_us, "async": is_async, "origin": origin}
+    if problems:
+        said["problems"] = problems
+    if may_record and cpu_us >= RECORD_US and LAYER_ROOT in sys_path:
+        said["imports"] = packages.imported(LAYER_ROOT)
+    answers.write(frame(READY, 0, meta=dumps(said)))
 
 
 def _fail(answers: Answers, outputs: tuple[Output, Output], error: BaseException) -> "NoReturn":

@@ -1,7 +1,8 @@
 """From the gateway's BOOT frame to a process that looks like a Lambda runtime: environment, import path, a clean interpreter.
 
 BOOT's body is a JSON object: {"namespace", "function", "version": int, "instance", "handler", "memory_mb", "timeout_seconds",
-"concurrency", "env": {name: value}, "secrets": [names]}. Must run before any user code and imports none. Used by agent.py.
+"concurrency", "env": {name: value}, "secrets": [names]}; for a template of packages also "imports": [names of modules]. Must run
+before any user code and imports none. Used by agent.py.
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -40,6 +41,7 @@ class Boot:
         self.concurrency = max(1, min(int(given.get("concurrency", 1)), SLOTS_MAX))
         self.env = {str(name): str(value) for name, value in given.get("env", {}).items()}
         self.secrets = tuple(str(name) for name in given.get("secrets", ()))
+        self.imports = tuple(str(name) for name in given["imports"]) if "imports" in given else None
         self.log_group = f"/aws/lambda/{self.function}"
         self.log_stream = time.strftime("%Y/%m/%d", time.gmtime()) + f"/[{self.version}]{self.instance}"
 
@@ -66,21 +68,27 @@ SHARED = {
 def environment(boot: Boot, task_root: str, layer_root: str) -> dict[str, str]:
     """The variables that are this function's: where it lies, then the user's, then the reserved ones. What the walls need (a proxy;
     TMPDIR where /tmp is not private) is in os.environ already, as is SHARED: the zygote's environment was built from nothing."""
-    variables = {"PWD": task_root, "PYTHONPATH": f"{task_root}:{layer_root}"}
-    for name, value in boot.env.items():
-        if not is_reserved(name):
-            variables[name] = value
+    variables = common_environment(boot, task_root, layer_root)
     variables["AWS_LAMBDA_FUNCTION_NAME"] = variables["DAYFLY_FUNCTION"] = boot.function
     variables["AWS_LAMBDA_FUNCTION_VERSION"] = variables["DAYFLY_VERSION"] = str(boot.version)
     variables["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] = str(boot.memory_mb)
     variables["AWS_LAMBDA_LOG_GROUP_NAME"] = boot.log_group
     variables["AWS_LAMBDA_LOG_STREAM_NAME"] = boot.log_stream
-    variables["LAMBDA_TASK_ROOT"] = task_root
     variables["_HANDLER"] = boot.handler
-    variables["DAYFLY_NAMESPACE"] = boot.namespace
     variables["DAYFLY_INSTANCE"] = boot.instance
     if boot.concurrency > 1:
         variables["AWS_LAMBDA_MAX_CONCURRENCY"] = str(boot.concurrency)
+    return variables
+
+
+def common_environment(boot: Boot, task_root: str, layer_root: str) -> dict[str, str]:
+    """Those of them that say nothing of function and version: all that modules find which are imported for several."""
+    variables = {"PWD": task_root, "PYTHONPATH": f"{task_root}:{layer_root}"}
+    for name, value in boot.env.items():
+        if not is_reserved(name):
+            variables[name] = value
+    variables["LAMBDA_TASK_ROOT"] = task_root
+    variables["DAYFLY_NAMESPACE"] = boot.namespace
     return variables
 
 
@@ -102,6 +110,7 @@ def settle() -> None:
         _kept.append(sys.modules.pop(name))  # a bundle may bring modules of this name
     _kept.append(sys.modules["__main__"])
     sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.modules.setdefault(HOOKS_NAME, hooks_module())  # also where nothing will be copied: whoever registers must find it
     stdlib = os.path.dirname(os.__file__)
     for path in [path for path in sys.path_importer_cache if not path.startswith(stdlib)]:
         del sys.path_importer_cache[path]  # looked up before the sandbox's own folders are in place
@@ -118,26 +127,46 @@ def enter(boot: Boot, task_root: str, layer_root: str) -> None:
     """Make this process the function's: environment, import path, fresh randomness, default signals, no trace of the zygote's."""
     if not _kept:
         settle()
-    variables = environment(boot, task_root, layer_root)
+    _be(environment(boot, task_root, layer_root), import_path(boot, task_root, layer_root))
+    _clean()
+
+
+def _be(variables: dict[str, str], path: list[str]) -> None:
     for name in variables:
         os.environ[name] = variables[name]
     if "TZ" in variables:
         time.tzset()
-    sys.path[:] = import_path(boot, task_root, layer_root)
-    for number in SIGNALS:
-        _signal.signal(number, _signal.SIG_DFL)
-    atexit._clear()
+    sys.path[:] = path
     _reseed()
     gc.enable()
 
 
+def _clean() -> None:
+    """Signals and exit hooks that the zygote had for itself."""
+    for number in SIGNALS:
+        _signal.signal(number, _signal.SIG_DFL)
+    atexit._clear()
+
+
 def enter_template(boot: Boot, task_root: str, layer_root: str) -> None:
-    """The same for a version's template, with what only a template has: the hooks, and one thread for numeric libraries."""
+    """The same for a version's template, with what only a template has: one thread for numeric libraries."""
     for name in ONE_THREAD:
         os.environ.setdefault(name, "1")
     enter(boot, task_root, layer_root)
     os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"] = "snap-start"
-    sys.modules.setdefault(HOOKS_NAME, hooks_module())
+
+
+def enter_packages(boot: Boot, task_root: str, layer_root: str) -> None:
+    """The same for a template of packages: what is imported now must not find out whose it will be, nor look where code will lie."""
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    _be(common_environment(boot, task_root, layer_root), import_path(boot, task_root, layer_root)[1:])
+    _clean()
+
+
+def enter_from_packages(boot: Boot, task_root: str, layer_root: str) -> None:
+    """In its child, now that the code is there: whose it is. Signals and exit hooks are as the packages left them."""
+    _be(environment(boot, task_root, layer_root), import_path(boot, task_root, layer_root))
 
 
 def enter_again(boot: Boot) -> None:

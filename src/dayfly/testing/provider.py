@@ -77,6 +77,7 @@ class Behaviour:
     init_error: dict[str, Any] | None = None
     refuse: str = ""
     marks: bool = True  # whether calls are marked in the progress page
+    ready: Callable[[Start], dict[str, Any]] = lambda _: {"init_us": 100}  # what each says of itself in READY
     instances: list["FakeInstance"] = field(default_factory=list)  # every one ever started
 
 
@@ -152,7 +153,9 @@ class FakeInstance:
                 await self.send(frames.FAILED, 0, 0, 0, 0, msgspec.json.encode(behaviour.init_error))
                 self.end("exit", 1)
                 return
-            await self.send(frames.READY, 0, 0, 0, 0, b'{"init_us":100}')
+            await self.send(frames.READY, 0, 0, 0, 0, msgspec.json.encode(behaviour.ready(self.start)))
+            if self.start.role != "instance":
+                await asyncio.Event().wait()  # a template serves no call
             while await self._one(behaviour):
                 pass
             await self.send(frames.RETIRED)

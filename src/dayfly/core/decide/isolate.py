@@ -55,6 +55,7 @@ class Demand(msgspec.Struct, frozen=True):
     secrets: bool = False
     cpu_millicores: int = 0  # a ceiling; 0: none
     template: bool = False  # it will fork others like itself
+    code: bool = True  # it has code already; without, its children get theirs
     program: bool = False  # it is a program of its own, not the interpreter that is there already
 
 
@@ -160,7 +161,9 @@ def _file_steps(demand: Demand, walls: frozenset[str]) -> list[Step]:
     if "mountns" not in walls:
         return [Step("folders"), *([Step("secret_files")] if demand.secrets else [])]
     steps = [Step("proc")] if "pidns" in walls else []
-    steps += [Step("tmp", (size, demand.tmp_mb * TMP_INODES_PER_MB)), Step("tree", ("code", "/var/task"))]
+    steps.append(Step("tmp", (size, demand.tmp_mb * TMP_INODES_PER_MB)))
+    if demand.code:
+        steps.append(Step("tree", ("code", "/var/task")))
     if demand.layer:
         steps.append(Step("tree", ("layer", "/opt/python")))
     if demand.secrets:

@@ -33,7 +33,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     instance: InstanceId
     tenant: TenantName  # the namespace: it has zygotes of its own
     runtime: Runtime
-    code: Digest
+    code: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]  # "" for role "packages", and only there
     layer: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]  # "" = no dependencies
     memory_mb: Annotated[int, msgspec.Meta(ge=16, le=65536)]
     tmp_mb: Annotated[int, msgspec.Meta(ge=1, le=65536)]
@@ -41,8 +41,17 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     egress_rules: Rules = ()  # of "list"; checked for their letters only: who reads them is the egress broker
     cpu_millicores: Annotated[int, msgspec.Meta(ge=0, le=1_024_000)] = 0  # a ceiling of processor time; 0: none
     has_secrets: bool = False
-    role: Literal["instance", "template"] = "instance"  # template: run init, serve nothing, fork instances when asked
+    # template: run init, serve nothing, fork instances when asked. packages: the same without code, which its children get when they are
+    # given away; its init is to import modules of the layer.
+    role: Literal["instance", "template", "packages"] = "instance"
     parent: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{0,40}\Z")] = ""  # the template to come from; if it is gone, like without
+
+    def __post_init__(self) -> None:
+        is_packages = self.role == "packages"
+        if is_packages == bool(self.code):
+            raise ValueError("code and role do not go together")
+        if is_packages and (not self.layer or self.has_secrets or self.parent):
+            raise ValueError("a template of packages has a layer, and neither secrets nor a parent")
 
 
 class Kill(msgspec.Struct, frozen=True, tag="kill", forbid_unknown_fields=True):
