@@ -187,7 +187,15 @@ class Instances:
         if ready is None:
             own = [os.dup(descriptor) for descriptor in given]
             self._live[instance.id] = instance
-            self.templates.order(template, lambda child: self._arrived(instance, start, own, child))
+            try:
+                self.templates.order(template, lambda child: self._arrived(instance, start, own, child))
+            except OSError as error:  # it has just ended
+                log("warning", "template_lost", name=template.start.instance, detail=str(error))
+                template.retired = True
+                del self._live[instance.id]
+                for descriptor in own:
+                    os.close(descriptor)
+                return None
             return instance
         try:
             self._move_into(instance, ready, start, "ahead", given)
