@@ -130,18 +130,24 @@ class Instances:
         return instance
 
     def _move_in(self, instance: Instance, ready: Prepared | None, start: Start, trees: dict[str, int], given: list[int]) -> bool:
-        """Into a sandbox that stands ready. False: there is none, or it was lost on the way."""
+        """Into a sandbox that stands ready. False: there is none, or it is not to be had. Raises OSError when it was lost with what it had
+        been given."""
         if ready is None:
+            return False
+        try:
+            self.reserve.hand(ready, given)
+        except OSError as error:
+            log("warning", "prepared_lost", name=ready.name, detail=str(error))
+            self.reserve.lost(ready)
             return False
         try:
             if ready.outfit.group is not None:
                 self.machine.groups.limit(ready.outfit.group, start.memory_mb << 20, PIDS_MAX, start.cpu_millicores)
             self.machine.networks.admit(ready.outfit.network_key, start.egress, start.egress_rules)
-            self.reserve.give(ready, [(tree, PLACES[name]) for name, tree in trees.items()], instance.id, given)
-        except OSError as error:
-            log("warning", "prepared_lost", name=ready.name, detail=str(error))
+            self.reserve.furnish(ready, [(tree, PLACES[name]) for name, tree in trees.items()], instance.id)
+        except OSError:
             self.reserve.lost(ready)
-            return False
+            raise
         instance.name, instance.pid, instance.outfit = ready.name, ready.pid, ready.outfit
         self._live[instance.id] = self._named[instance.name] = instance
         instance.tell(Accepted(instance.id, instance.pid, instance.plan.walls, instance.plan.missing))

@@ -106,12 +106,17 @@ class Reserve:
         one.close()
         self._by_name[one.name] = one
 
-    def give(self, one: Prepared, trees: list[tuple[int, str]], name: str, descriptors: list[int]) -> None:
-        """Bring its owner's files and descriptors. Raises OSError when it is not to be had any more: say `lost` then."""
-        assert self._door is not None and one.spaces is not None
+    def hand(self, one: Prepared, descriptors: list[int]) -> None:
+        """Its owner's descriptors: it wakes and reads who it is, while the node goes on. Raises OSError when it is not to be had any more:
+        say `lost` then, as after `furnish`."""
         one.outfit.tenant = one.zygote.tenant  # its zygote may have found its tenant since
-        self._door.furnish(one.spaces, trees, name)
         one.seat.sendmsg([b"prepared"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+
+    def furnish(self, one: Prepared, trees: list[tuple[int, str]], name: str) -> None:
+        """Its owner's files and name; only then does it run the owner's code. Raises OSError."""
+        assert self._door is not None and one.spaces is not None
+        self._door.furnish(one.spaces, trees, name)
+        one.seat.send(b"f")
         one.close()
 
     # What zygotes say

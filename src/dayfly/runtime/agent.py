@@ -42,25 +42,23 @@ __all__ = ["rehearse", "rehearse_import", "serve", "serve_template", "wait_and_s
 
 
 def wait_and_serve(seat_fd: int) -> "NoReturn":
-    """Stand ready in a sandbox that belongs to nobody yet: say so on the seat, and when the four descriptors of an instance come, its
-    files being in place by then, be that instance. Ends the process with 0 when the node lets go of the seat."""
+    """Stand ready in a sandbox that belongs to nobody yet: say so on the seat, and when the four descriptors of an instance come, be that
+    instance; its files are there when the seat says so. Ends the process with 0 when the node lets go of the seat."""
     os.dup2(seat_fd, SEAT_FD, inheritable=False)
     os.close(seat_fd)
     prefault()
-    origin = _wait_for_owner()
-    os.chdir(TASK_ROOT)
-    serve(3, 4, 5, origin=origin)
+    seat, origin = _wait_for_owner()
+    serve(3, 4, 5, origin=origin, seat=seat)
 
 
-def _wait_for_owner() -> str:
-    """Say on the seat that this sandbox stands, and take the instance's descriptors: 3, 4 and 5, output at 1 and 2. Returns how the node
-    calls this way of starting."""
+def _wait_for_owner() -> tuple[socket, str]:
+    """Say on the seat that this sandbox stands, and take the instance's descriptors: 3, 4 and 5, output at 1 and 2. Returns the seat, and
+    how the node calls this way of starting."""
     seat = socket(fileno=SEAT_FD)
     seat.send(b"stands")
     data, rights, _, _ = seat.recvmsg(16, CMSG_SPACE(4 * GIVEN), MSG_CMSG_CLOEXEC)
     if not data or len(rights) != 1 or len(rights[0][2]) != 4 * GIVEN:
         os._exit(0)
-    seat.close()
     raw = rights[0][2]
     *own, output = (int.from_bytes(raw[at : at + 4], byteorder) for at in range(0, len(raw), 4))
     os.dup2(output, 1)
@@ -70,11 +68,26 @@ def _wait_for_owner() -> str:
         if fd != place:  # a template's child: these numbers are taken by what the template had there
             os.dup2(fd, place, inheritable=False)
             os.close(fd)
-    return data.decode()
+    return seat, data.decode()
+
+
+def _wait_for_files(seat: socket) -> None:
+    """What needs no file of the function's was done while the node attached them."""
+    if not seat.recv(1):
+        os._exit(0)
+    seat.close()
+    os.chdir(TASK_ROOT)
 
 
 def serve(
-    requests_fd: int, answers_fd: int, progress_fd: int, *, task_root: str = TASK_ROOT, layer_root: str = LAYER_ROOT, origin: str = "fork"
+    requests_fd: int,
+    answers_fd: int,
+    progress_fd: int,
+    *,
+    task_root: str = TASK_ROOT,
+    layer_root: str = LAYER_ROOT,
+    origin: str = "fork",
+    seat: socket | None = None,
 ) -> "NoReturn":
     """Become the instance that the BOOT frame on `answers_fd` describes, and serve calls from `requests_fd` until told to leave.
 
@@ -89,6 +102,8 @@ def serve(
     scope = Scope()
     outputs = replace_streams(answers, scope)
     os.register_at_fork(after_in_child=lambda: _forget(answers, inbox, *outputs))
+    if seat is not None:
+        _wait_for_files(seat)
     began = _now()
     try:
         enter(boot, task_root, layer_root)
@@ -149,11 +164,10 @@ def _prepare(boot: Boot, answers: Answers, scope: Scope) -> "Callable[..., Any] 
     return None
 
 
-def _serve_copy(
-    answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any] | None"
-) -> "NoReturn":
+def _serve_copy(answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any] | None") -> "NoReturn":
     """In a template's child: wait to be given away, and go on from where the template stands. That of packages has no handler yet."""
-    origin = _wait_for_owner()
+    seat, origin = _wait_for_owner()
+    seat.close()
     began = _now()
     boot = Boot(answers.read_boot())
     inbox, slots = Inbox(3), _mapped(5)
