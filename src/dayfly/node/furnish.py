@@ -17,6 +17,8 @@ from dayfly.sandbox import mounts
 from dayfly.sandbox import syscalls as sys_
 from dayfly.sandbox.door import Door, Spaces, attaching
 
+FOREIGN_PROC = True  # whether to try; False is for tests of what older kernels need
+
 
 class Furnisher:
     """`fail` hears of a child that cannot be furnished once `begin` has returned."""
@@ -26,7 +28,7 @@ class Furnisher:
         self._door = door
         self._watch = watch
         self._fail = fail
-        self._mounts_foreign_proc = True  # until the kernel says no
+        self._mounts_foreign_proc = FOREIGN_PROC  # until the kernel says no
 
     def begin(self, child: Offshoot) -> None:
         """What can be done at once, and where the kernel can, all of it. Raises OSError."""
