@@ -7,6 +7,7 @@ nothing while it runs, and says what it cost. Used by sustained.py, crowd.py, de
 
 import ctypes
 import gc
+import os
 import random
 import resource
 import select
@@ -14,6 +15,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ Address = tuple[str, int]
 CONNECTIONS_MAX = 6000  # a backlog beyond this waits in the driver, and its time runs
 LEAD_SECONDS = 0.02  # from setting the clock to the first arrival
 PR_SET_TIMERSLACK = 29
+NICE = -10
 
 
 class Arrival(NamedTuple):
@@ -62,15 +65,18 @@ class Driven:
 
 def drive(arrivals: Sequence[Arrival], *, connections: int = 32, drain_seconds: float = 30.0) -> Driven:
     """Send each arrival when it is due, and wait up to `drain_seconds` after the last one for the answers still missing."""
-    loop = _Loop(arrivals)
+    loop, before = _Loop(arrivals), os.getpriority(os.PRIO_PROCESS, 0)
     try:
         for address in dict.fromkeys(arrival.address for arrival in arrivals):
             loop.open(address, connections)
         gc.collect()
         gc.disable()
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0)  # 1 µs instead of 50
+        with suppress(PermissionError):  # The instrument comes first where it may: its own lateness would be taken for the platform's.
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
         return loop.run(drain_seconds)
     finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
         gc.enable()
         loop.close()
 

@@ -65,7 +65,8 @@ def _measure(quick: bool, variant: Variant) -> Outcome:
         measures |= {other.name: lambda _, other=other: start_cold(other, starts) for other in others}  # type: ignore[misc]
         series = alternate(measures, RUNS)
     method = (
-        f"first row numpy; each function calls its handler once in a before_snapshot hook; {calls} calls a run of each function, no instance of it alive and {PAUSE_SECONDS * 1000:g} ms idle before each, "
+        f"first row numpy; each function calls its handler once in a before_snapshot hook; "
+        f"{calls} calls a run of each function, no instance of it alive and {PAUSE_SECONDS * 1000:g} ms idle before each, "
         f"one connection; baselines: {starts} process starts a run, from the start to the first answer"
     )
     more = {

@@ -130,7 +130,12 @@ def test_a_new_kind_finds_room_where_others_have_several() -> None:
 
 def version(layer: str = "1" * 64, namespace: str = "default", code: str = "0" * 64, **config: object) -> Version:
     return Version(
-        namespace=namespace, function="f", number=1, config=FunctionConfig(**config), code_digest=code, layer_digest=layer  # type: ignore[arg-type]
+        namespace=namespace,
+        function="f",
+        number=1,
+        config=FunctionConfig(**config),
+        code_digest=code,
+        layer_digest=layer,  # type: ignore[arg-type]
     )
 
 

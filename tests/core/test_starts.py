@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dayfly.core.decide.starts import RESERVE_PART, Starts
+from dayfly.core.decide.starts import FRESH_SECONDS, Starts
 
 
 def begin_all(starts: Starts[str]) -> list[str]:
     """Begin whatever may begin, in order."""
     begun = []
-    while (version := starts.next()) is not None:
-        starts.begun()
+    while (version := starts.next(0.0)) is not None:
+        starts.begun(0.0)
         begun.append(version)
     return begun
 
@@ -88,17 +88,35 @@ def test_never_more_than_the_slots_and_none_is_lost(slots: int, events: list[tup
             asked[version] += count
         elif starts.under_way:
             starts.ended()
-        while (chosen := starts.next()) is not None:
-            starts.begun()
+        while (chosen := starts.next(0.0)) is not None:
+            starts.begun(0.0)
             begun[chosen] += 1
             assert starts.under_way <= slots
     while True:
-        while (chosen := starts.next()) is not None:
-            starts.begun()
+        while (chosen := starts.next(0.0)) is not None:
+            starts.begun(0.0)
             begun[chosen] += 1
         if not starts.under_way:
             break
         starts.ended()
     assert begun == asked
     assert starts.quiet
-    assert starts.shared == slots or starts.shared <= slots - max(1, slots // RESERVE_PART)
+
+
+def test_starts_that_have_just_begun_are_few_and_old_ones_make_room():
+    starts: Starts[str] = Starts(16, fresh=4)
+    starts.ask("busy", 20, is_first=False)
+    for _ in range(3):  # the fourth place is for a first start
+        assert starts.next(0.0) == "busy"
+        starts.begun(0.0)
+    assert not starts.may_begin(0.001)
+    starts.ask("new", 1, is_first=True)
+    assert starts.next(0.001) == "new"
+    starts.begun(0.001)
+    starts.ask("newer", 1, is_first=True)
+    assert starts.next(0.002) is None
+    starts.ended()
+    assert starts.next(0.003) == "newer", "one that is over makes room at once"
+    starts.begun(0.003)
+    assert not starts.may_begin(0.004)
+    assert starts.next(FRESH_SECONDS + 0.01) == "busy", "and so do those that only wait"

@@ -32,6 +32,7 @@ from dayfly.core.model.settings import Settings
 from dayfly.node import server
 data, run, isolation, filtered = sys.argv[1:5]
 more = json.loads(sys.argv[5])
+exec(sys.argv[6])
 if filtered:  # as in a container that forbids namespaces and mounts
     from dayfly.sandbox import seccomp, syscalls
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0)
@@ -232,7 +233,9 @@ class Client:
 class Rig:
     """A node with a data directory of its own, run as `uid`."""
 
-    def __init__(self, uid: int = -1, isolation: str = "auto", filtered: bool = False, settings: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, uid: int = -1, isolation: str = "auto", filtered: bool = False, settings: dict[str, object] | None = None, prelude: str = ""
+    ) -> None:
         self.uid = os.getuid() if uid < 0 else uid
         self.folder = Path(tempfile.mkdtemp(prefix="dayfly-node-", dir="/tmp"))
         self.folder.chmod(0o711)
@@ -245,6 +248,7 @@ class Rig:
         self.isolation = isolation
         self.filtered = filtered
         self.settings = json.dumps(settings or {})
+        self.prelude = prelude  # Python that the node runs first
         self.clients: list[Client] = []
         self.log = (self.folder / "log").open("w+b")
         self.start()

@@ -343,3 +343,18 @@ def test_what_a_template_may_make_is_of_no_use_to_it(rig: Rig, client: Client) -
     assert isinstance(seen, dict)
     assert len(seen) == 22, seen
     assert {name for name, outcome in seen.items() if outcome == "allowed"} == set(), seen
+
+
+def test_on_older_kernels_a_helper_in_the_namespace_makes_its_proc() -> None:
+    """Before Linux 6.18 nobody outside can: the children are the same."""
+    rig = Rig(prelude="from dayfly.node import furnish; furnish.FOREIGN_PROC = False")
+    try:
+        client = rig.client()
+        parent = template(rig, client, LOOK)
+        for instance in [child(rig, client, LOOK, parent) for _ in range(3)]:
+            assert instance.call("[n for n in os.listdir('/proc') if n.isdigit()]") == ["1"]
+            assert str(instance.call("readable('/proc/kallsyms')")).startswith("FileNotFoundError")
+        client.close()
+        rig.clients.remove(client)
+    finally:
+        rig.close()

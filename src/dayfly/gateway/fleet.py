@@ -6,6 +6,7 @@ never awaits. Called by gateway/dispatch.py, reply.py and link.py.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -50,15 +51,15 @@ class Fleet:
         self.ledger = ledger
         self._outputs = outputs = Outputs(ledger, settings.log_lines_per_call_max)
         self.on_output = outputs.raw
-        self._prefix = name
+        self._prefix, self._seq = name, 0
         self.templates = Templates(provider, ledger, outputs, name)
         self._loop = asyncio.get_running_loop()
         self._entries: dict[tuple[str, str, int], Entry] = {}
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
-        self._starts = Starts[Entry](settings.starts_in_flight_max)
-        self._seq = 0
+        self._starts = Starts[Entry](settings.starts_in_flight_max, settings.starts_fresh_max or 2 * (os.cpu_count() or 1))
         self._keep_at = 0.0
+        self._next_start: asyncio.Handle | None = None
         self._eviction = GreedyDual[Entry]()
         self.stopping = False
         provider.on_accepted, provider.on_exited = self._on_accepted, self._on_exited
@@ -216,19 +217,18 @@ class Fleet:
             prover(None, error_of("Sandbox.Failure", "The version was removed while it was being proved."))
         entry.provers.clear()
 
-    def _start_pending(self) -> None:
-        """Begin what may begin. While the node is coming back nothing may: calls wait until their deadline."""
-        while self._provider.connected and self._starts.may_begin:
+    def _start_pending(self, *, its_turn: bool = False) -> None:
+        """Begin one start that may, the others in later turns of the loop, so that a burst keeps no warm call waiting. While the node is
+        coming back none may: calls wait until their deadline."""
+        self._next_start = None if its_turn else self._next_start
+        if self._next_start is None and self._provider.connected and self._starts.may_begin(time.monotonic()):
             if len(self._channels) >= self._settings.instances_max:
-                if not self._make_room():
+                if not self.release_one() and not any(entry.pool.leaving for entry in [*self._entries.values(), *self._leaving]):
                     self._refuse_pending("overloaded")
                 return
-            if (entry := self._starts.next()) is not None and not entry.pool.closed:
+            self._next_start = self._loop.call_soon(lambda: self._start_pending(its_turn=True))
+            if (entry := self._starts.next(time.monotonic())) is not None and not entry.pool.closed:
                 self._start_one(entry)
-
-    def _make_room(self) -> bool:
-        """At the machine's cap: ask an idle instance to leave. False when all are busy and none is leaving."""
-        return self.release_one() or any(entry.pool.leaving for entry in [*self._entries.values(), *self._leaving])
 
     def release_one(self) -> bool:
         """Ask the idle instance to leave that is least worth its room. False when none may."""
@@ -252,7 +252,7 @@ class Fleet:
             entry.pool.failed(None, now, "start_failed")
             self._carry_out(entry)
             return
-        self._starts.begun()
+        self._starts.begun(now)
         self._channels[channel.id] = channel
         entry.channels[channel.id] = channel
         entry.ledger.numbers.instances_started += 1

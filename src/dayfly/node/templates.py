@@ -16,17 +16,17 @@ import time
 from typing import Protocol
 
 from dayfly.core.decide.evict import GreedyDual
-from dayfly.core.decide.isolate import PIDS_MAX, TMP_INODES_PER_MB
+from dayfly.core.decide.isolate import PIDS_MAX
 from dayfly.core.decide.prepare import Stock
 from dayfly.core.wire.node import Start
+from dayfly.node.furnish import Furnisher
 from dayfly.node.log import log
 from dayfly.node.machine import Machine
 from dayfly.node.nursery import Zygote
 from dayfly.node.offshoot import COMING, LOST, OWNED, STANDS, TAKEN, Offshoot, Owner, Template
 from dayfly.node.prepared import Watch
-from dayfly.sandbox import mounts
 from dayfly.sandbox import syscalls as sys_
-from dayfly.sandbox.door import Door, Spaces, attaching
+from dayfly.sandbox.door import Door
 
 BIRTH_SECONDS_MAX = 2.0  # a template that has not forked by then is asked no more
 FAILURES_MAX = 3  # births of one template that fail in a row; then it is asked no more
@@ -57,6 +57,7 @@ class Templates:
         self._by_id: dict[str, Template] = {}
         self._waiting: list[Offshoot] = []  # not yet standing, or ended without a report
         self._door = Door() if machine.private_root else None
+        self._furnisher = Furnisher(machine, self._door, watch, self._fail) if self._door is not None else None
         self._eviction = GreedyDual[str]()
         self._room_bytes = machine.settings.templates_memory_mb << 20
         each = machine.settings.prepared_max
@@ -221,7 +222,7 @@ class Templates:
             said = b""
         try:
             if said == b"born" and child.pidfd < 0 and pid:
-                self._furnish(child, pid)
+                self._begin(child, pid)
             elif said == b"stands" and pid == child.pid and child.state == COMING:
                 child.state = STANDS
                 child.template.failures = 0
@@ -235,58 +236,13 @@ class Templates:
         except (OSError, ValueError) as error:
             self._fail(child, str(error))
 
-    def _furnish(self, child: Offshoot, pid: int) -> None:
-        """What can be done at once; its /proc comes later."""
+    def _begin(self, child: Offshoot, pid: int) -> None:
+        """It is born: the kernel says as whom."""
         child.pid = pid
         child.pidfd = sys_.pidfd_open(pid)
         self._watch(child.pidfd, lambda _: self._ended(child))
-        child.spaces = Spaces(pid)
-        if self._machine.root and any(sys_.owner_of_namespace(fd) != child.template.uid for fd in child.spaces.descriptors):
-            raise PermissionError("these are not namespaces of its own")  # or its pid is somebody else's by now
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        child.proc = ours
-        with theirs:
-            child.template.zygote.mount_proc(os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), theirs.detach())
-        if child.outfit.uid:
-            for name in ("uid_map", "gid_map"):
-                with open(f"/proc/{pid}/{name}", "w") as file:
-                    file.write(f"{child.outfit.uid} {child.outfit.uid} 1")
-        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            egress = child.template.start.egress if self._machine.has("egress_internet") else "none"
-            child.outfit.network_key = self._machine.networks.furnish(netns, egress)
-            self._machine.networks.admit(child.outfit.network_key, egress, child.template.start.egress_rules)
-        finally:
-            os.close(netns)
-        ours.setblocking(False)
-        self._watch(ours.fileno(), lambda _: self._proc_arrives(child))
-
-    def _proc_arrives(self, child: Offshoot) -> None:
-        """The last thing it needs. After this it hardens itself and says that it stands."""
-        assert child.proc is not None and child.spaces is not None and self._door is not None
-        self._watch(child.proc.fileno(), None)
-        descriptors: list[int] = []
-        try:
-            said, descriptors, _, _ = socket.recv_fds(child.proc, 512, 1)
-            if len(descriptors) != 1:
-                raise OSError(f"no /proc of its own: {said.decode(errors='replace')}")
-            size = child.template.start.tmp_mb
-            options = f"mode=1777,size={size << 20},nr_inodes={size * TMP_INODES_PER_MB}".encode()
-            tmp = sys_.prepared("mount", b"tmpfs", b"/tmp", b"tmpfs", mounts.TMPFS_FLAGS, options)
-            self._door.visit(child.spaces, [tmp, attaching(descriptors[0], "/proc")])
-            names, tasks = child.outfit.hand_over()
-            if "cgroup" in names:
-                child.outfit.group.enter(child.pid)  # type: ignore[union-attr]
-            descriptors += tasks
-            rights = array.array("i", tasks if "cgroup" not in names else [])
-            word = b"%d" % child.outfit.uid if child.owner is not None else b"%d ahead" % child.outfit.uid
-            child.seat.sendmsg([word], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
-        except OSError as error:
-            self._fail(child, str(error))
-        finally:
-            child.proc.close()
-            for descriptor in descriptors:
-                os.close(descriptor)
+        assert self._furnisher is not None  # without a root of its own there is no template
+        self._furnisher.begin(child)
 
     def _fail(self, child: Offshoot, why: str) -> None:
         """It will not be an instance. Whoever waits for it hears so."""

@@ -304,6 +304,7 @@ def main() -> None:
     launch.join_groups(config["shared_groups"])
     launch.offer_to_oom_killer()
     launch.take_short_turns()
+    launch.stand_behind()
     zygote.prepare()
     zygote.serve()
     zygote.end()

@@ -13,7 +13,7 @@ from time import monotonic_ns, thread_time_ns
 
 from dayfly.runtime import concurrent, handler, logs, packages, sequential, template
 from dayfly.runtime.answers import Answers, frame
-from dayfly.runtime.boot import Boot, enter, enter_again, enter_from_packages, enter_packages, enter_template
+from dayfly.runtime.boot import Boot, enter, enter_again, enter_from_packages, enter_packages, enter_template, reseed
 from dayfly.runtime.failure import describe, exit_fault, fitting, log_text
 from dayfly.runtime.frames import FAILED, PROGRESS_BYTES, READY, STDERR
 from dayfly.runtime.inbox import Inbox
@@ -147,6 +147,7 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
         os._exit(0)
     is_ahead = template.stand(offspring)
     template.refresh(generators)
+    reseed()
     if is_ahead:
         prefault()
     _serve_copy(answers, scope, outputs, function)

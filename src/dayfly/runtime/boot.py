@@ -137,7 +137,7 @@ def _be(variables: dict[str, str], path: list[str]) -> None:
     if "TZ" in variables:
         time.tzset()
     sys.path[:] = path
-    _reseed()
+    reseed()
     gc.enable()
 
 
@@ -173,11 +173,10 @@ def enter_again(boot: Boot) -> None:
     """In a template's child: what is this instance's own. The rest is as the template's init left it."""
     os.environ["DAYFLY_INSTANCE"] = boot.instance
     os.environ["AWS_LAMBDA_LOG_STREAM_NAME"] = boot.log_stream
-    _reseed()
     gc.enable()
 
 
-def _reseed() -> None:
+def reseed() -> None:
     """What all children of one zygote would share. The hash seed cannot be changed; os.urandom was never shared."""
     random = sys.modules.get("random")
     if random is not None:

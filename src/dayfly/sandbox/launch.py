@@ -34,6 +34,7 @@ PROGRAM_ENVIRONMENT = (
 OFFSPRING_FLAGS = (
     sys_.CLONE_NEWUSER | sys_.CLONE_NEWPID | sys_.CLONE_NEWNS | sys_.CLONE_NEWIPC | sys_.CLONE_NEWUTS | sys_.CLONE_NEWNET
 )  # fmt: skip
+NICE = 10
 SLICE_NANOSECONDS = 100_000  # the shortest that the kernel takes
 PENDING_SIGNALS_MAX = 1024  # queued signals and timers
 
@@ -320,6 +321,13 @@ def take_short_turns() -> None:
     """Inherited by all instances: who wakes for a call need not wait until others' long slices are over, however many they are."""
     with suppress(OSError):
         sys_.set_slice(SLICE_NANOSECONDS)
+
+
+def stand_behind() -> None:
+    """For zygotes, and inherited by all instances: starts and functions come after the gateway, which carries everybody's calls. Between
+    instances nothing changes, and an idle processor does not ask."""
+    with suppress(OSError):
+        os.nice(NICE)
 
 
 def offer_to_oom_killer() -> None:

@@ -14,6 +14,7 @@ from dayfly.sandbox import syscalls as sys_
 READ_ONLY = sys_.MOUNT_ATTR_RDONLY | sys_.MOUNT_ATTR_NOSUID | sys_.MOUNT_ATTR_NODEV
 TMPFS_FLAGS = sys_.MS_NOSUID | sys_.MS_NODEV
 PROC_FLAGS = sys_.MS_NOSUID | sys_.MS_NODEV | sys_.MS_NOEXEC
+PROC_SETTINGS = {"subset": "pid", "hidepid": "2"}  # the same, one by one
 PROC_ATTRIBUTES = sys_.MOUNT_ATTR_NOSUID | sys_.MOUNT_ATTR_NODEV | sys_.MOUNT_ATTR_NOEXEC
 PROC_OPTIONS = "subset=pid,hidepid=2"  # subset: Linux 5.8; a private root needs 5.12
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9))
@@ -263,7 +264,7 @@ def mount_proc(target: str = "/proc") -> None:
 def send_proc(answer: _socket.socket) -> None:
     """Send a detached mount of this pid namespace's own /proc over a socket, or why there is none."""
     try:
-        tree = sys_.new_mount("proc", {"subset": "pid", "hidepid": "2"}, PROC_ATTRIBUTES)
+        tree = sys_.new_mount("proc", PROC_SETTINGS, PROC_ATTRIBUTES)
         answer.sendmsg([b"proc"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, tree.to_bytes(4, sys.byteorder))])
     except OSError as error:
         answer.send(str(error).encode()[:500])

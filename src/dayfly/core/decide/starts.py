@@ -2,6 +2,9 @@
 
 A burst of one function must not keep another's first caller waiting. So a version that has no instance at all goes before versions that
 want more of them, and may use a reserve of the slots that those may not; they take turns in what is left, one start each.
+
+A fresh start computes: walls, a first import. More of them at once than a few for each processor end no sooner, and keep warm calls
+waiting. One that is older than FRESH_SECONDS and not ready waits for something, or imports for long: it holds only a slot.
 Silent. Called by gateway/fleet.py, which begins what `next` names and says when it is over.
 """
 
@@ -9,28 +12,37 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+FRESH_SECONDS = 0.02
 RESERVE_PART = 4  # one slot in so many is for first starts
 
 Version = TypeVar("Version", bound=Hashable)
 
 
 class Starts(Generic[Version]):
-    """Starts asked for and not begun, and how many are under way. `slots`: as many at once on the whole machine."""
+    """Starts asked for and not begun, and how many are under way. `slots`: as many at once on the whole machine; `fresh`: of these, as many
+    that have just begun (0: all)."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, fresh: int = 0) -> None:
         self.slots = slots
-        self.shared = slots - (max(1, slots // RESERVE_PART) if slots > 1 else 0)  # slots that are not kept for first starts
+        self.fresh = fresh or slots
         self.under_way = 0
+        self._begun: deque[float] = deque()  # when, within the last FRESH_SECONDS
         self._first: deque[Version] = deque()  # each once
         self._more: dict[Version, int] = {}  # whose turn it is, first; how many each wants
 
     def __repr__(self) -> str:
         return f"<Starts under_way={self.under_way}/{self.slots} first={len(self._first)} more={sum(self._more.values())}>"
 
-    @property
-    def may_begin(self) -> bool:
+    def may_begin(self, now: float) -> bool:
         """Whether `next` would name a version."""
-        return bool(self._first and self.under_way < self.slots) or bool(self._more and self.under_way < self.shared)
+        return bool(self._first and self._has_room(now)) or bool(self._more and self._has_room(now, reserve=True))
+
+    def _has_room(self, now: float, *, reserve: bool = False) -> bool:
+        """For one more; with `reserve`, beside what is kept for first starts."""
+        while self._begun and now - self._begun[0] >= FRESH_SECONDS:
+            self._begun.popleft()
+        young = min(self.under_way, len(self._begun))
+        return self.under_way < _part(self.slots, reserve) and young < _part(self.fresh, reserve)
 
     @property
     def quiet(self) -> bool:
@@ -45,11 +57,11 @@ class Starts(Generic[Version]):
         if count > 0:
             self._more[version] = self._more.get(version, 0) + count
 
-    def next(self) -> Version | None:
+    def next(self, now: float) -> Version | None:
         """Whose start to begin now; None when nobody's may. It is taken out, and under way only once `begun` is said."""
-        if self._first and self.under_way < self.slots:
+        if self._first and self._has_room(now):
             return self._first.popleft()
-        if not self._more or self.under_way >= self.shared:
+        if not self._more or not self._has_room(now, reserve=True):
             return None
         version = next(iter(self._more))
         count = self._more.pop(version)
@@ -57,8 +69,9 @@ class Starts(Generic[Version]):
             self._more[version] = count - 1  # to the end: the others come first
         return version
 
-    def begun(self) -> None:
+    def begun(self, now: float) -> None:
         self.under_way += 1
+        self._begun.append(now)
 
     def ended(self) -> None:
         """A start under way came to its end, a good or a bad one."""
@@ -70,3 +83,8 @@ class Starts(Generic[Version]):
         self._first.clear()
         self._more.clear()
         return dropped
+
+
+def _part(places: int, reserve: bool) -> int:
+    """All of them, or those that are not kept for first starts."""
+    return places - (max(1, places // RESERVE_PART) if reserve and places > 1 else 0)

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # Pools
     starts_in_flight_max: Annotated[int, _about("Instances being started at once, whole machine.", ge=1)] = 16
+    starts_fresh_max: Annotated[int, _about("Of these, begun within the last 20 ms; 0: two for each processor.", ge=0)] = 0
     starts_per_version_max: Annotated[int, _about("Instances of one version being started at once.", ge=1)] = 8
     prepared_max: Annotated[int, _about("Sandboxes that stand ready, for each namespace and interpreter; 0: none.", ge=0, le=64)] = 4
     templates_memory_mb: Annotated[int, _about("Memory of all snapshots' templates; the least worth it go beyond.", ge=0)] = 1024
