@@ -256,17 +256,8 @@ class Rig:
     def start(self) -> None:
         python, environment = python_for(self.uid)
         become = [] if self.uid == os.getuid() else ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
-        command = [
-            *become,
-            python,
-            "-c",
-            PROGRAM,
-            self.layout.data,
-            self.layout.run,
-            self.isolation,
-            "yes" if self.filtered else "",
-            self.settings,
-        ]
+        arguments = [self.layout.data, self.layout.run, self.isolation, "yes" if self.filtered else "", self.settings, self.prelude]
+        command = [*become, python, "-c", PROGRAM, *arguments]
         lifeline, self.lifeline = os.pipe()
         self.process = subprocess.Popen(command, stdin=lifeline, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         os.close(lifeline)
