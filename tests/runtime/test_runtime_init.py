@@ -223,7 +223,7 @@ sys.path.insert(0, {source!r})
 random.seed(1)
 from dayfly.runtime import boot
 def child():
-    boot._reseed()
+    boot.reseed()
     return random.random()
 for _ in range(2):
     if os.fork() == 0:
