@@ -133,3 +133,21 @@ def test_names_that_are_none_are_garbage() -> None:
             continue
         raise AssertionError(name)
     assert msgspec.json.decode(msgspec.json.encode({"imports": MODULES}), type=Ready).imports == MODULES
+
+
+@in_loop
+async def test_an_init_that_was_cheap_once_is_not_dear_because_the_machine_is_busy() -> None:
+    """The cheapest init seen counts: a later one that took long says nothing about the function."""
+    costs = iter([500, *[90_000] * 100])
+
+    def ready(start: Start) -> dict[str, Any]:
+        return {"init_us": 90_000, "init_cpu_us": next(costs), "origin": "fork"}
+
+    async with gateway(Behaviour(ready=ready)) as rig:
+        rig.serve(function(keep_alive_seconds=0.0))
+        for _ in range(3):
+            assert await call(rig) == 200
+            await until(lambda: not rig.fleet._channels)
+        rig.fleet.templates.tick(quiet=True)
+        assert len(of_role(rig, "instance")) == 3
+        assert of_role(rig, "template") == []

@@ -42,6 +42,7 @@ class Template:
         self.state = snapshot.NONE
         self.tries = 0
         self.made_at = float("-inf")
+        self.least_us = 1 << 53  # processor time of the cheapest init seen
         self.reason = ""
         self.channel: Channel | None = None
 
@@ -126,7 +127,8 @@ class Templates:
 
     def _consider(self, key: Key, template: Template, entry: Entry, init_cpu_us: int) -> None:
         since = time.monotonic() - template.made_at
-        if snapshot.is_wanted(entry.version.config.snapshot, template.state, init_cpu_us, template.tries, since):
+        template.least_us = min(template.least_us, init_cpu_us)  # a busy machine makes an init dearer, nothing makes it cheaper
+        if snapshot.is_wanted(entry.version.config.snapshot, template.state, template.least_us, template.tries, since):
             self._wanted[key] = entry
 
     def start_failed(self, entry: Entry, channel: Channel) -> None:
