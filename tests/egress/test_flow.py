@@ -187,7 +187,8 @@ def test_a_thousand_starts_leave_nothing_behind(platform: Platform) -> None:
         platform.deliver()
     platform.pool.traffic()
     assert len(os.listdir("/proc/self/fd")) == own
-    wait_until(lambda: platform.broker_descriptors() == brokers, "the broker's descriptors to be closed")
+    # Not more: the broker may still have been closing the first instance's when it was counted.
+    wait_until(lambda: platform.broker_descriptors() <= brokers, "the broker's descriptors to be closed")
 
 
 @pytest.fixture

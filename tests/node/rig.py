@@ -6,6 +6,7 @@ Shared by the tests of this folder; measuring scripts may use it too. Everything
 import array
 import contextlib
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -25,6 +26,7 @@ from dayfly.runtime import frames
 from dayfly.sandbox import cgroup, privileges
 
 SECONDS_MAX = 20.0
+_identities = itertools.count(1)
 PROGRAM = """
 import json, sys, os
 from dayfly.core.model.layout import Layout
@@ -157,6 +159,7 @@ class Client:
         self.exited: dict[str, wire.Exited] = {}
         self.instances: list[Instance] = []
         self._number = 0
+        self._identity = next(_identities)  # an address would be used again, while instances of its last user still end
 
     def send(self, message: wire.ToNode, descriptors: list[int] | None = None) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -179,7 +182,7 @@ class Client:
     ) -> Instance:
         """Ask for an instance; neither accepted nor booted yet."""
         self._number += 1
-        instance = Instance(self, str(settings.pop("instance", f"i{id(self) % 100000}-{self._number}")))
+        instance = Instance(self, str(settings.pop("instance", f"i{self._identity}-{self._number}")))
         self.instances.append(instance)
         descriptors = instance.descriptors()
         memfd = -1
