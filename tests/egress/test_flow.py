@@ -176,10 +176,12 @@ def test_a_killed_broker_breaks_connections_and_a_new_one_serves_the_same_instan
 
 def test_a_thousand_starts_leave_nothing_behind(platform: Platform) -> None:
     """Descriptors of the node and of the broker are the same after as before, whether or not the network was used."""
+    brokers = platform.broker_descriptors()
     with platform.instance() as instance:
         instance.run(attempt, PUBLIC)
     platform.deliver()
-    own, brokers = len(os.listdir("/proc/self/fd")), platform.broker_descriptors()
+    wait_until(lambda: platform.broker_descriptors() == brokers, "the broker to be done with the first")
+    own = len(os.listdir("/proc/self/fd"))
     for turn in range(1000):
         with platform.instance("internet" if turn % 2 else "none") as instance:
             if turn % 100 == 1:
@@ -187,8 +189,7 @@ def test_a_thousand_starts_leave_nothing_behind(platform: Platform) -> None:
         platform.deliver()
     platform.pool.traffic()
     assert len(os.listdir("/proc/self/fd")) == own
-    # Not more: the broker may still have been closing the first instance's when it was counted.
-    wait_until(lambda: platform.broker_descriptors() <= brokers, "the broker's descriptors to be closed")
+    wait_until(lambda: platform.broker_descriptors() == brokers, "the broker's descriptors to be closed")
 
 
 @pytest.fixture
