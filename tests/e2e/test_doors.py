@@ -173,7 +173,7 @@ def raw(platform: Platform, data: bytes) -> bytes:
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
         (b"GET\r\n\r\n", 400),
-        (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505),
         (b"GET /function/public HTTP/1.1\r\n\r\n", 400),
         (b"GET /function/public HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"GET /function/public HTTP/1.1\r\nHost: a\r\nBad Header: b\r\n\r\n", 400),
@@ -193,6 +193,17 @@ def test_malformed_http_is_answered_with_its_status_and_the_door_stays_open(door
     said = raw(doors, data)
     assert said.startswith(b"HTTP/1.1 %d " % status), said[:300]
     assert doors.request("GET", "/function/public", token="").body == b"hello"
+
+
+def test_a_client_that_closes_its_sending_side_is_answered(doors: Platform) -> None:
+    """`printf … | nc -N`."""
+    with socket.create_connection(doors.address, timeout=30) as connection:
+        connection.sendall(b"GET /function/public HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        said = b""
+        while piece := connection.recv(65_536):
+            said += piece
+    assert said.startswith(b"HTTP/1.1 200 ") and said.endswith(b"hello")
 
 
 def test_a_chunked_body_over_the_limit_is_cut_off(doors: Platform) -> None:

@@ -14,7 +14,8 @@ from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.main import _Late
-from dayfly.gateway.server import Site
+from dayfly.gateway.server import Connection
+from dayfly.gateway.site import Site
 from dayfly.testing.provider import Behaviour, FakeProvider
 
 SECRET = "s" * 43
@@ -105,7 +106,7 @@ def dechunk(data: bytes) -> bytes:
 async def gateway(behaviour: Behaviour | None = None, **settings: Any) -> AsyncIterator[Rig]:
     """A serving gateway; ends everything and checks the first law."""
     rig = Rig(behaviour or Behaviour(), Settings(**settings))
-    server = await asyncio.get_running_loop().create_server(rig.site.protocol, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(rig.site), "127.0.0.1", 0)
     rig.port = server.sockets[0].getsockname()[1]
     stop = asyncio.Event()
 
@@ -123,7 +124,7 @@ async def gateway(behaviour: Behaviour | None = None, **settings: Any) -> AsyncI
         stop.set()
         await ticking
         server.close()
-        for connection in list(rig.site.connections):
+        for connection in (*rig.site.connections, *rig.site.turned_away):
             connection.abort()
         rig.fleet.close()
         rig.provider.close()

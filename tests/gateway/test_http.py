@@ -24,10 +24,10 @@ REFUSED = {
     "no host": ("GET /function/hello HTTP/1.1\r\n\r\n", 400),
     "two hosts": (f"GET /function/hello HTTP/1.1\r\n{HOST}{HOST}\r\n", 400),
     "garbage": ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-    "unknown method": (f"BREW /function/hello HTTP/1.1\r\n{HOST}\r\n", 400),
+    "unknown method": (f"BREW /function/hello HTTP/1.1\r\n{HOST}\r\n", 501),
     "trace": (f"TRACE /function/hello HTTP/1.1\r\n{HOST}\r\n", 405),
     "connect": ("CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n", 405),
-    "bad version": (f"GET /function/hello HTTP/3.9\r\n{HOST}\r\n", 400),
+    "bad version": (f"GET /function/hello HTTP/3.9\r\n{HOST}\r\n", 505),
     "two lengths": (f"POST /function/hello HTTP/1.1\r\n{HOST}content-length: 3\r\ncontent-length: 4\r\n\r\nabcd", 400),
     "length and chunked": (
         f"POST /function/hello HTTP/1.1\r\n{HOST}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -172,7 +172,7 @@ def test_an_upgrade_nobody_speaks_is_ignored() -> None:
     async def main() -> None:
         async with gateway() as rig:
             rig.serve(function())
-            raw = b"GET /function/hello HTTP/1.1\r\nhost: t\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\n"
+            raw = b"GET /function/hello HTTP/1.1\r\nhost: t\r\nconnection: upgrade, http2-settings, close\r\nupgrade: h2c\r\n"
             raw += b"http2-settings: AAMAAABk\r\n\r\n"
             status, _, body = parse(await rig.raw(raw))
             assert (status, body) == (200, b"null")

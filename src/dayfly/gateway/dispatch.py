@@ -17,7 +17,7 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.names import CALL_ID, DEFAULT_NAMESPACE, LIVE, checked_name, split_qualified
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.catalog import CatalogMirror
-from dayfly.gateway.exchange import Request, Sink
+from dayfly.gateway.exchange import ALLOWED, Request, Sink
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
@@ -28,20 +28,6 @@ CLIENT_CONTEXT_BYTES_MAX = 3583
 _EVENT_PREFIX = PREFIX.encode()
 _INVOKE = re.compile(rb"/api/v1/functions/([^/?]+)/invoke(?:\?(.*))?")
 _JSON_TEXT = b"content-type: application/json\r\n"
-# Not passed to functions: hop-by-hop (RFC 9110 §7.6.1) and what the gateway has already acted on.
-_DROPPED = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authorization",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"expect",
-    )
-)
 
 
 class CallIds:
@@ -85,8 +71,8 @@ class Dispatch:
                 target = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
             elif raw == b"/healthz":
                 return _Health(request)
-            elif not raw.startswith(b"/"):
-                raise Refusal("bad_request", "The request target must be a path that begins with '/'.")
+            elif raw == b"*":
+                return _Options(request)
             else:
                 return self._forwarder.open(request)
         if target.path:
@@ -111,11 +97,11 @@ class Dispatch:
 
     def _head(self, request: Request, target: Target, private: bool) -> bytes:
         """The head lines of runtime/frames.py. A private function does not see the token that opened its door."""
-        connection = request.connection
+        connection, dropped = request.connection, request.dropped
         lines = [request.method, target.path.encode(), target.query.encode(), connection.peer.encode(), b"http"]
         forwarded = b""
         for name, value in request.headers:
-            if name in _DROPPED or (private and name == b"authorization"):
+            if name in dropped or (private and name == b"authorization"):
                 continue
             if name == b"x-forwarded-for":
                 forwarded = value + b", "
@@ -195,22 +181,35 @@ def _client_context(value: bytes) -> bytes:
     return text
 
 
-class _Health:
-    """GET /healthz: this gateway takes calls."""
+class _Options:
+    """OPTIONS *: what this gateway takes at all (RFC 9110 §9.3.7). The base of everything it answers by itself."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        if request.method not in (b"GET", b"HEAD"):
-            raise Refusal("method_not_allowed", "Use GET.", extra={"allow": "GET, HEAD"})
 
     def body(self, chunk: bytes) -> None:
         """Nothing to do with it."""
 
     def complete(self) -> None:
-        self._request.respond(200, _JSON_TEXT, b'{"status":"ok"}')
+        self._request.respond(200, b"allow: %b\r\n" % ALLOWED.encode(), b"")
 
     def left(self) -> None:
         """Nothing to clean up."""
 
     def writable(self, yes: bool) -> None:
         """One small answer."""
+
+    def begun(self) -> bool:
+        return False
+
+
+class _Health(_Options):
+    """GET /healthz: this gateway takes calls."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        if request.method not in (b"GET", b"HEAD"):
+            raise Refusal("method_not_allowed", "Use GET.", extra={"allow": "GET, HEAD"})
+
+    def complete(self) -> None:
+        self._request.respond(200, _JSON_TEXT, b'{"status":"ok"}')

@@ -3,7 +3,6 @@
 gateway/server.py makes requests; dispatch, reply and forward answer them.
 """
 
-import time
 from http import HTTPStatus
 from typing import Protocol
 
@@ -13,6 +12,22 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
 
 ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+# Of this hop only (RFC 9110 §7.6.1), or acted on by the gateway itself: never passed on, in either direction.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"expect",
+    )
+)
+_EMPTY = frozenset((204, 205, 304))  # statuses whose answers have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5)
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -33,9 +48,13 @@ class Sink(Protocol):
     def writable(self, yes: bool) -> None:
         """The client's socket is full (False) or takes bytes again (True)."""
 
+    def begun(self) -> bool:
+        """Whether it will be answered soon whoever still listens. Asked for clients that may have left (Connection.eof_received)."""
+        ...
+
 
 class Shared(Protocol):
-    """What a request needs of all connections' common ground (gateway/server.py Site)."""
+    """What a request needs of all connections' common ground (gateway/site.py Site)."""
 
     settings: Settings
     date: bytes
@@ -66,11 +85,12 @@ class Wire(Protocol):
 
 
 class Request:
-    """One exchange. Headers are (lower-case name, value) in order; `target` is the raw request target."""
+    """One exchange. Headers are (lower-case name, value) in order, trailers are not among them; `target` is the raw request target, which
+    begins with '/' (or is '*'). `dropped` are the headers that are not passed on; `bodyless` answers have a head only."""
 
     __slots__ = (
-        "answered", "chunked", "close", "complete", "connection", "expects", "headers", "held", "is_head", "length", "method",
-        "received", "received_at", "refusal", "sink", "target", "version",
+        "answered", "begun", "bodyless", "chunked", "close", "coded", "complete", "connection", "dropped", "expects", "headers", "held",
+        "length", "method", "received", "refusal", "sink", "target", "version",
     )  # fmt: skip
 
     def __init__(self, connection: Wire) -> None:
@@ -79,18 +99,20 @@ class Request:
         self.target = b""
         self.version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
+        self.dropped = HOP_BY_HOP
         self.length = -1
+        self.coded = False  # chunked
         self.received = 0
         self.held: list[bytes] = []  # body that came while an earlier request was in work
         self.expects = False
         self.close = False
         self.complete = False
         self.answered = False
-        self.chunked = False
-        self.is_head = False
+        self.begun = False
+        self.chunked = False  # the answer
+        self.bodyless = False
         self.sink: Sink | None = None
         self.refusal: Refusal | None = None
-        self.received_at = time.monotonic()
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or b""."""
@@ -104,10 +126,13 @@ class Request:
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
         """The whole answer in one write. `lines` are complete header lines without length, date or connection."""
         connection = self.connection
-        bodyless = status == 204 or status == 304
-        length = b"" if bodyless else b"content-length: %d\r\n" % len(body)
+        if status in _EMPTY:
+            self.bodyless = True
+            length = b"content-length: 0\r\n" if status == 205 else b""
+        else:
+            length = b"content-length: %d\r\n" % len(body)
         parts = (status_line(status), lines, length, connection.site.date, self._connection_line(), b"\r\n")
-        if bodyless or self.is_head:
+        if self.bodyless:
             connection.write(b"".join(parts))
         else:
             connection.write(b"".join((*parts, body)))
@@ -115,10 +140,13 @@ class Request:
 
     def begin(self, status: int, lines: bytes, length: int = -1) -> None:
         """The head of an answer whose body follows by `send` and `finish`; chunked unless its length is known."""
-        bodyless = status == 204 or status == 304 or self.is_head
-        if length >= 0:
+        self.begun = True
+        if status in _EMPTY:
+            self.bodyless = True  # whatever follows must not be taken for the next answer
+            framing = b"content-length: 0\r\n" if status == 205 else b""
+        elif length >= 0:
             framing = b"content-length: %d\r\n" % length
-        elif bodyless:
+        elif self.bodyless:
             framing = b""
         elif self.version == "1.1":
             self.chunked = True
@@ -130,12 +158,12 @@ class Request:
 
     def send(self, chunk: bytes) -> None:
         """More of a body begun with `begin`."""
-        if chunk and not self.is_head:
+        if chunk and not self.bodyless:
             self.connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.chunked else chunk)
 
     def finish(self) -> None:
         """The answer is complete; the connection's next request may run."""
-        if self.chunked and not self.is_head:
+        if self.chunked:
             self.connection.write(b"0\r\n\r\n")
         self.answered = True
         self.connection.answered(self)
@@ -147,7 +175,7 @@ class Request:
         self.connection.abort()
 
     def _connection_line(self) -> bytes:
-        if not self.complete or self.connection.site.stopping:
+        if self.connection.site.stopping or (not self.complete and (self.coded or self.length > 0)):
             self.close = True  # the rest of its body is unread: no next request can be found behind it
         if self.close:
             return b"connection: close\r\n"
@@ -167,7 +195,7 @@ def refusal_answer(refusal: Refusal, call_id: str = "") -> tuple[int, bytes, byt
     return kind.status, lines, msgspec.json.encode(refusal.body(call_id))
 
 
-def bare_answer(refusal: Refusal) -> bytes:
-    """A whole answer that closes the connection, for when there is no request to answer."""
+def bare_answer(refusal: Refusal, date: bytes) -> bytes:
+    """A whole answer that closes the connection, for when there is no request to answer. `date` is the header's line."""
     status, lines, body = refusal_answer(refusal)
-    return b"".join((status_line(status), lines, b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body), body))
+    return b"".join((status_line(status), lines, b"content-length: %d\r\n" % len(body), date, b"connection: close\r\n\r\n", body))

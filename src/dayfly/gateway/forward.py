@@ -11,9 +11,8 @@ import httptools
 
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
-from dayfly.gateway.exchange import Request, refusal_answer
+from dayfly.gateway.exchange import HOP_BY_HOP, Request, refusal_answer
 
-_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"))
 HIGH_WATER_BYTES = 256 * 1024
 
 
@@ -51,7 +50,6 @@ class Forward(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._out: list[bytes] = [self._head()]
         self._out_bytes = 0
-        self._chunked = request.length < 0 and request.header(b"transfer-encoding") != b""
         self._reading_client = True
         self._complete = False
         self._begun = False
@@ -66,10 +64,10 @@ class Forward(asyncio.Protocol):
         for name, value in request.headers:
             if name == b"x-forwarded-for":
                 forwarded = value + b", "
-            elif name not in _HOP:
+            elif name not in request.dropped:
                 lines.append(b"%b: %b\r\n" % (name, value))
         lines.append(b"x-forwarded-for: %b%b\r\n" % (forwarded, request.connection.peer.encode()))
-        if request.length < 0 and request.header(b"transfer-encoding"):
+        if request.coded:
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
@@ -83,11 +81,11 @@ class Forward(asyncio.Protocol):
         if self._body_max < 0:
             self._fail(Refusal("bundle_too_large", "The upload is over upload_bytes_max."))
             return
-        self._upstream(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        self._upstream(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._request.coded else chunk)
 
     def complete(self) -> None:
         self._complete = True
-        if self._chunked and not self._over:
+        if self._request.coded and not self._over:
             self._upstream(b"0\r\n\r\n")
 
     def left(self) -> None:
@@ -98,6 +96,9 @@ class Forward(asyncio.Protocol):
     def writable(self, yes: bool) -> None:
         if self._transport is not None and not self._transport.is_closing():
             (self._transport.resume_reading if yes else self._transport.pause_reading)()
+
+    def begun(self) -> bool:
+        return False  # an answer of control may have no end (logs that are followed)
 
     def _upstream(self, data: bytes) -> None:
         if self._transport is not None:
@@ -175,10 +176,12 @@ class Forward(asyncio.Protocol):
         for name, value in self._headers:
             if name == b"content-length":
                 length = int(value)
-            elif name not in _HOP and name != b"date":
+            elif name not in HOP_BY_HOP and name != b"date":
                 lines.append(b"%b: %b\r\n" % (name, value))
         self._begun = True
         self._request.begin(self._parser.get_status_code(), b"".join(lines), length)
+        if self._request.bodyless:
+            self.on_message_complete()  # the parser would wait for the body whose length the answer to a HEAD names
 
     def on_body(self, chunk: bytes) -> None:
         if not self._over:

@@ -37,7 +37,7 @@ from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.channel import Channel
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.ledger import Ledger
-from dayfly.gateway.server import Site
+from dayfly.gateway.site import Site
 
 log = structlog.get_logger()
 

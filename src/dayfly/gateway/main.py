@@ -25,7 +25,8 @@ from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.link import Link
 from dayfly.gateway.memory import MemoryWatch
-from dayfly.gateway.server import Site
+from dayfly.gateway.server import Connection
+from dayfly.gateway.site import Site
 from dayfly.provider.local import LocalProvider
 
 log = structlog.get_logger()
@@ -74,7 +75,7 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
             await asyncio.wait_for(link.ready.wait(), SNAPSHOT_WAIT_SECONDS)
         except TimeoutError:
             log.warning("serving_without_catalog")
-        server = await loop.create_server(site.protocol, sock=listener, backlog=BACKLOG)
+        server = await loop.create_server(lambda: Connection(site), sock=listener, backlog=BACKLOG)
         gc.collect()
         gc.freeze()
         ready()

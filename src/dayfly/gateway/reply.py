@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dayfly.core.model.call import Call
+from dayfly.core.model.call import WAITING, Call
 from dayfly.core.model.errors import BY_CODE, Refusal
 from dayfly.core.model.records import UsageRecord
 from dayfly.gateway.channel import Channel, Frame
@@ -122,6 +122,9 @@ class Reply:
         self._record("client_left", None, 0, 0)
         if waiting:
             self._release_body()
+
+    def begun(self) -> bool:
+        return self.call is not None and self.call.state != WAITING
 
     def writable(self, yes: bool) -> None:
         """Back-pressure of a streamed answer: a slow client stops the instance, not the gateway's memory."""

@@ -1,70 +1,53 @@
 """The public port: HTTP/1.1 bytes in, requests out; answers in, bytes out. Parsing is httptools (llhttp), framing and limits are ours.
 
 `Connection` is one client's socket, `Request` one exchange on it. Pipelined requests are answered in order: one is in work, a bounded
-number waits, then the socket is not read. What a request means is asked of the dispatcher (gateway/dispatch.py) once its headers are
-complete (so that a refusal needs no body) and again when its body is. Nothing here knows functions, pools or control.
+number waits, then the socket is not read. A head is checked by gateway/head.py; what the request means is asked of the dispatcher
+(gateway/dispatch.py) once its headers are complete (so that a refusal needs no body) and again when its body is. Bytes that cannot be
+followed any further are answered in their turn, and are the last. Nothing here knows functions, pools or control.
 """
 
 import asyncio
 import time
 from collections import deque
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
+import structlog
 
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.settings import Settings
-from dayfly.gateway.exchange import Request, Sink, bare_answer, refusal_answer
+from dayfly.gateway.exchange import Request, bare_answer, refusal_answer
+from dayfly.gateway.head import parse_refusal, read_head
+from dayfly.gateway.site import Site
+
+log = structlog.get_logger()
 
 PIPELINE_MAX = 16
 HELD_BYTES_MAX = 256 * 1024  # of bodies whose turn has not come, per connection; then the client must wait
 LINGER_SECONDS = 2.0  # after a refusal, how long the rest of a body is still read away so that the client sees the answer
-METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+FRAMING_BYTES_MAX = 64 * 1024  # of chunk sizes, extensions and trailers in one body, beyond FRAMING_FACTOR times its content
+FRAMING_FACTOR = 16  # chunks of one byte need five
 
-
-class Dispatcher(Protocol):
-    def open(self, request: Request) -> Sink:
-        """Headers are complete. Raises Refusal when the request can be refused without its body."""
-        ...
-
-
-class Site:
-    """What all connections of one gateway share."""
-
-    def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
-        self.settings = settings
-        self.dispatcher = dispatcher
-        self.connections: set[Connection] = set()
-        self.requests = 0
-        self.buffered = 0  # bytes of request bodies in memory
-        self.stopping = False
-        self.date = b""
-        self.tick()
-
-    def tick(self) -> None:
-        """Ten times a second: the Date header, and connections whose time is up."""
-        now = time.time()
-        self.date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)).encode()
-        clock = time.monotonic()
-        for connection in [c for c in self.connections if c.deadline <= clock]:
-            connection.timed_out()
-
-    def protocol(self) -> "Connection":
-        return Connection(self)
-
-    def stop(self) -> None:
-        """Take no new requests; idle connections close, busy ones close after their answer."""
-        self.stopping = True
-        for connection in list(self.connections):
-            connection.close_when_idle()
+# Refusals after which nobody knows, or wants to know, what the client's next bytes mean.
+_LAST = frozenset(
+    (
+        "bad_request",
+        "header_too_large",
+        "internal",
+        "method_not_allowed",
+        "not_implemented",
+        "request_timeout",
+        "uri_too_long",
+        "version_not_supported",
+    )
+)
 
 
 class Connection(asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
     __slots__ = (
-        "_current", "_head_bytes", "_held", "_in_head", "_parser", "_queue", "_reading", "_request", "_transport", "_write_paused",
-        "closing", "deadline", "peer", "site",
+        "_current", "_deaf", "_early", "_ended", "_framing", "_head_bytes", "_held", "_held_back", "_in_head", "_parser", "_queue",
+        "_reading", "_request", "_transport", "_turning", "_upgrading", "_write_paused", "closing", "deadline", "peer", "site",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
@@ -75,13 +58,20 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made, before anything else
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None  # being parsed
+        self._upgrading: Request | None = None  # its head asks for an upgrade, its body is still to come
         self._current: Request | None = None  # being answered
         self._queue: deque[Request] = deque()  # parsed, waiting for their turn
+        self._turning = False  # the next one's turn is being given
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = 0  # read for the head that is coming
+        self._early = False  # and more of it was read along with the request before
         self._held = 0  # bytes of bodies that came before their turn
+        self._framing = 0  # bytes read since a head was complete; what of them is not its body is framing
         self._reading = True
+        self._held_back = False  # by a sink: that no body comes is not the client's fault
         self._write_paused = False
+        self._deaf = False  # what comes now is no request of which one could know where it begins
+        self._ended = False  # the client sends no more, but may still read
 
     # ---- the socket ------------------------------------------------------------------------------------------------------------
 
@@ -91,16 +81,13 @@ class Connection(asyncio.Protocol):
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         transport.set_write_buffer_limits(high=self.site.settings.write_buffer_bytes_max)
         self.deadline = time.monotonic() + self.site.settings.header_timeout_seconds
-        if len(self.site.connections) >= self.site.settings.connections_max or self.site.stopping:
-            refusal = Refusal("overloaded", "This gateway has all the connections it takes.", retry_after_seconds=1.0)
-            transport.write(bare_answer(refusal))
-            self.closing = True
-            transport.close()
-            return
-        self.site.connections.add(self)
+        refusal = self.site.join(self)
+        if refusal is not None:
+            transport.write(bare_answer(refusal, self.site.date))
+            self._linger() if self.site.turn_away(self) else self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.site.connections.discard(self)
+        self.site.leave(self)
         self.closing = True
         for request in (self._current, self._request, *self._queue):
             if request is not None and not request.answered:
@@ -111,29 +98,57 @@ class Connection(asyncio.Protocol):
         self._current = self._request = None
 
     def data_received(self, data: bytes) -> None:
-        if self.closing:
+        if self.closing or self._deaf:
             return
         if self._in_head:
             if self._head_bytes == 0 and self._current is None:
                 self.deadline = time.monotonic() + self.site.settings.header_timeout_seconds
             self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # An upgrade nobody here speaks is ignored, as RFC 9110 §7.8 allows; what follows it is not HTTP we could trust.
-            if self._request is not None or self._current is not None:
-                (self._request or self._current).close = True  # type: ignore[union-attr]
-            self._stop_reading()
-        except httptools.HttpParserError as error:
-            self._malformed(error)
-            return
-        if self._in_head and self._head_bytes > self.site.settings.header_bytes_max + self.site.settings.url_bytes_max:
-            self._refuse_parse(Refusal("header_too_large", "The request's headers are over header_bytes_max."))
+        else:
+            self._framing += len(data)
+        while True:
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._ignore_upgrade()
+            except httptools.HttpParserCallbackError as error:  # raised by what the parser called: ours, not the client's
+                log.error("connection_failed", exc_info=error.__context__ or error)
+                self._give_up(Refusal("internal", "The gateway failed at this request; its log says why."))
+                return
+            except httptools.HttpParserError as error:
+                self._give_up(parse_refusal(str(error) or type(error).__name__, data))
+                return
+        if self._in_head:
+            if self._head_bytes > self.site.settings.header_bytes_max + self.site.settings.url_bytes_max:
+                self._give_up(Refusal("header_too_large", "The request's headers are over header_bytes_max."))
+        elif self._request is not None and self._framing > FRAMING_BYTES_MAX + (FRAMING_FACTOR + 1) * self._request.received:
+            self._give_up(Refusal("bad_request", "The body has more framing (chunk sizes, extensions, trailers) than content."))
+
+    def _ignore_upgrade(self) -> None:
+        """An upgrade nobody here speaks is ignored (RFC 9110 §7.8): HTTP/1.1 goes on, for a parser that has not paused. httptools has
+        skipped the body, if there is one; the new parser is told of it by a head that nobody hears."""
+        self._parser = httptools.HttpRequestParser(self)
+        request = self._upgrading
+        if request is not None:
+            framing = b"transfer-encoding: chunked" if request.coded else b"content-length: %d" % request.length
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self._request, self._upgrading = request, None
 
     def eof_received(self) -> bool:
-        # A client that closed and one that only half-closed look alike here. Nearly all have left, and a caller that left must
-        # leave the queue too, so end-of-file means goodbye (what is already written still goes out).
-        return False
+        """The client sends no more. One that has left and one that still reads look alike (docs/decisions/0015-half-closed.md)."""
+        if self.closing:
+            return False
+        if self._request is not None:
+            self._give_up(Refusal("bad_request", "The request ended before it was complete."))
+        last = self._queue[-1] if self._queue else self._current
+        wait = self.site.settings.half_closed_seconds
+        if self.closing or last is None or not wait:
+            return False
+        last.close = self._ended = True
+        self.deadline = time.monotonic() + wait
+        return True
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -148,8 +163,11 @@ class Connection(asyncio.Protocol):
     # ---- the parser ------------------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self.closing or self._upgrading is not None:
+            return  # what comes behind the last request of a connection is not looked at
         self._request = Request(self)
         self._in_head = True
+        self._early = not self._head_bytes
 
     def on_url(self, url: bytes) -> None:
         request = self._request
@@ -160,24 +178,27 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._request
-        if request is not None:
-            request.headers.append((name.lower(), value))
+        if request is not None and self._in_head:  # trailers come after the head; nobody asked for them (RFC 9110 §6.5.1)
+            request.headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         request = self._request
         if request is None:
             return
         self._in_head = False
-        self._head_bytes = 0
+        head_bytes = 0 if self._early else self._head_bytes
+        self._head_bytes = self._framing = 0
         request.method = method = self._parser.get_method()
-        request.is_head = method == b"HEAD"
+        request.bodyless = method == b"HEAD"
         request.version = self._parser.get_http_version()
         request.close = not self._parser.should_keep_alive()
         if request.refusal is None:
-            request.refusal = self._check_head(request)
+            request.refusal = read_head(request, self.site.settings, head_bytes)
         self.deadline = time.monotonic() + self.site.settings.body_timeout_seconds
         if self._current is None and not self._queue:
             self._open(request)
+        if (request.length > 0 or request.coded) and self._parser.should_upgrade():
+            self._upgrading, self._request = request, None
 
     def on_body(self, chunk: bytes) -> None:
         request = self._request
@@ -218,28 +239,6 @@ class Connection(asyncio.Protocol):
             elif len(self._queue) >= PIPELINE_MAX:
                 self._stop_reading()
 
-    def _check_head(self, request: Request) -> Refusal | None:
-        settings = self.site.settings
-        if request.method not in METHODS:
-            return Refusal("method_not_allowed", f"The method {request.method.decode('latin-1')} is not served here.")
-        if len(request.headers) > settings.headers_max:
-            return Refusal("header_too_large", f"The request has more than {settings.headers_max} headers.")
-        hosts = 0
-        size = 0
-        for name, value in request.headers:
-            size += len(name) + len(value) + 4
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                request.length = int(value) if value.isdigit() else -1
-            elif name == b"expect":
-                request.expects = value.lower() == b"100-continue"
-        if size > settings.header_bytes_max:
-            return Refusal("header_too_large", "The request's headers are over header_bytes_max.")
-        if hosts != 1 and not (hosts == 0 and request.version == "1.0"):
-            return Refusal("bad_request", "An HTTP/1.1 request needs exactly one Host header.")
-        return None
-
     # ---- one request after the other -------------------------------------------------------------------------------------------
 
     def _open(self, request: Request) -> None:
@@ -266,16 +265,28 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         """The current request is answered and read: take the next one that waits."""
         self._current = None
-        while self._queue and self._current is None and not self.closing:
-            self._open(self._queue.popleft())
+        if self._turning:
+            return  # answered as soon as it was opened: the loop below takes the next, or thousands of them would nest
+        if self._queue:
+            self._turning = True
+            try:
+                while self._queue and self._current is None and not self.closing:
+                    self._open(self._queue.popleft())
+            finally:
+                self._turning = False
         if self._current is None and self._request is not None and not self._in_head and not self.closing:
             self._open(self._request)  # its headers came while the one before was in work
-        if not self._reading and len(self._queue) < PIPELINE_MAX and self._held <= HELD_BYTES_MAX and not self.closing:
+        if self.closing:
+            return
+        if not self._reading and not self._deaf and len(self._queue) < PIPELINE_MAX and self._held <= HELD_BYTES_MAX:
             self._reading = True
             self._transport.resume_reading()
-        if self._current is None and not self.closing:
-            self.deadline = time.monotonic() + self.site.settings.idle_timeout_seconds
-            if self.site.stopping:
+        settings = self.site.settings
+        if self._request is not None:  # half of it came while the one before was in work: from now on, its time runs
+            self.deadline = time.monotonic() + (settings.header_timeout_seconds if self._in_head else settings.body_timeout_seconds)
+        elif self._current is None:
+            self.deadline = time.monotonic() + settings.idle_timeout_seconds
+            if self.site.stopping or self._ended:
                 self._close()
 
     def answered(self, request: Request) -> None:
@@ -289,37 +300,48 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
         status, lines, body = refusal_answer(refusal)
-        if refusal.kind.code in ("uri_too_long", "header_too_large", "method_not_allowed", "bad_request"):
+        if refusal.kind.code in _LAST:
             request.close = True
         request.respond(status, lines, body)
 
-    def _refuse_parse(self, refusal: Refusal) -> None:
-        """The bytes cannot be followed any further. Answer after what is still being answered, if anything, is lost: cut."""
-        if self._current is not None and self._current is not self._request:
-            self._stop_reading()  # an earlier request is in work: let it finish, then close
-            self._current.close = True
-            self._queue.clear()
+    def _give_up(self, refusal: Refusal) -> None:
+        """The bytes cannot be followed any further. This is answered when its turn comes, and is the last."""
+        if self.closing:
             return
-        if self._current is not None and not self._current.answered:
-            current = self._current
-            if current.sink is not None:
-                current.sink.left()
-            current.answered = True
-        if not self.closing:
-            self.write(bare_answer(refusal))
-            self._linger()
-
-    def _malformed(self, error: httptools.HttpParserError) -> None:
-        reason = str(error) or type(error).__name__
-        self._refuse_parse(Refusal("bad_request", f"This is not valid HTTP/1.1: {reason}."))
+        request, self._request = self._request or Request(self), None
+        self._deaf = request.close = True
+        request.refusal = request.refusal or refusal
+        if request is self._current:
+            if request.sink is not None and not request.answered:
+                request.sink.left()
+            if request.begun or request.answered:
+                self.abort()
+            else:
+                self._refuse(request, request.refusal)
+        elif self._current is None and not self._queue:
+            self._open(request)
+        else:
+            self._queue.append(request)
+            self.deadline = float("inf")
+            self._stop_reading()
 
     def timed_out(self) -> None:
         """The deadline passed: a slow head or body is told so, an idle connection is closed."""
         self.deadline = float("inf")
-        if self.closing or (self._request is None and (self._current is None and self._head_bytes == 0)):
-            self._transport.abort() if self.closing else self._close()
-        elif self._current is None or self._current is self._request:
-            self._refuse_parse(Refusal("request_timeout", "The request did not arrive in time."))
+        current = self._current
+        if self.closing:
+            self._transport.abort()
+        elif self._ended:  # whoever still waits for his turn has most likely left; what runs is answered
+            if current is not None and current.sink is not None and current.sink.begun():
+                self.deadline = time.monotonic() + self.site.settings.half_closed_seconds
+            else:
+                self._close()
+        elif self._held_back:
+            self.deadline = time.monotonic() + self.site.settings.body_timeout_seconds
+        elif self._request is None and current is None and self._head_bytes == 0:
+            self._close()
+        elif current is None or current is self._request:
+            self._give_up(Refusal("request_timeout", "The request did not arrive in time."))
 
     # ---- bytes out -------------------------------------------------------------------------------------------------------------
 
@@ -333,10 +355,12 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Back-pressure from a sink that passes bodies on."""
+        self._held_back = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self.closing:
+        self._held_back = False
+        if not self.closing and not self._ended:
             self._transport.resume_reading()
 
     def _stop_reading(self) -> None:
@@ -348,6 +372,8 @@ class Connection(asyncio.Protocol):
         """Answered before the body was read: read it away for a moment (closing with unread bytes would reset the answer away)."""
         self.closing = True
         self.deadline = time.monotonic() + LINGER_SECONDS
+        if not self._reading or self._held_back:
+            self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -356,6 +382,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
+        """Cut: nothing more is said."""
         self.closing = True
         self._transport.abort()
 

@@ -34,6 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # HTTP
     connections_max: Annotated[int, _about("Open client connections per gateway.", ge=1)] = 10_000
+    connections_per_peer_max: Annotated[
+        int, _about("Of these, from one address (an IPv6 /64 is one); 127.0.0.1 and ::1 are not counted.", ge=1)
+    ] = 1000
     header_bytes_max: Annotated[int, _about("All headers of one request.", ge=1024, le=65_000)] = 32 * 1024
     headers_max: Annotated[int, _about("Number of headers of one request.", ge=1)] = 128
     url_bytes_max: Annotated[int, _about("Request target.", ge=64, le=32_768)] = 8 * 1024
@@ -43,6 +46,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     header_timeout_seconds: Annotated[float, _about("Time for a request's headers to arrive.", gt=0)] = 10.0
     body_timeout_seconds: Annotated[float, _about("Longest pause while a body arrives.", gt=0)] = 20.0
     idle_timeout_seconds: Annotated[float, _about("Keep-alive connection without a request.", gt=0)] = 75.0
+    half_closed_seconds: Annotated[
+        float, _about("How long a client that has closed its sending side keeps its place in a queue; 0: it is taken as gone.", ge=0)
+    ] = 1.0
     write_buffer_bytes_max: Annotated[int, _about("Answer bytes buffered for a slow client.", ge=65_536)] = 1024 * 1024
     drain_timeout_seconds: Annotated[float, _about("Time given to accepted calls at shutdown.", gt=0)] = 10.0
 
