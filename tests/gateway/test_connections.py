@@ -145,6 +145,36 @@ def test_a_client_that_has_closed_its_sending_side_leaves_the_queue_after_a_mome
     run(main())
 
 
+def test_a_stream_to_a_client_that_has_closed_its_sending_side_goes_on_while_it_moves() -> None:
+    """The clock is turned by hand: a stream is asked whether it moved each time the client's time is up."""
+    steps: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def handler(call: TakenCall) -> FakeAnswer:
+        await call.instance.send(frames.HEAD, 0, 200, 0, call.seq)
+        while piece := await steps.get():
+            await call.instance.send(frames.CHUNK, 0, 0, 0, call.seq, b"", piece)
+        return FakeAnswer(streamed=True)
+
+    async def main() -> None:
+        async with gateway(Behaviour(handler), half_closed_seconds=600) as rig:
+            rig.serve(function())
+            reader, writer = await connect(rig)
+            writer.write(GET)
+            writer.write_eof()
+            await reader.readuntil(b"\r\n\r\n")
+            connection = next(iter(rig.site.connections))
+            await until(lambda: connection._ended)
+            for _ in range(3):
+                steps.put_nowait(b"x")
+                assert await reader.readuntil(b"x\r\n") == b"1\r\nx\r\n"
+                connection.timed_out()
+            connection.timed_out()
+            assert await asyncio.wait_for(reader.read(), 10) == b""  # cut: a stream that is whole has a last chunk
+            steps.put_nowait(b"")
+
+    run(main())
+
+
 def test_half_closed_seconds_of_zero_take_a_client_at_its_word() -> None:
     async def main() -> None:
         gate = Gate()

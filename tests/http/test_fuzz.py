@@ -219,7 +219,7 @@ def test_broken_bytes_at_the_real_port_are_answered_or_cut_and_the_next_caller_i
         return check
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        place = gateway()
+        place = gateway(half_closed_seconds=20)
         rig = runner.run(place.__aenter__())
         try:
             rig.serve(function())

@@ -57,7 +57,7 @@ class Reply:
     """One call at a front door. Subclasses say how answers look."""
 
     __slots__ = (
-        "body_size", "call", "call_id", "channel", "cold", "detail", "entry", "fleet", "head_sent", "log_lines", "meta",
+        "asked", "body_size", "call", "call_id", "channel", "cold", "detail", "entry", "fleet", "head_sent", "log_lines", "meta",
         "over", "parts", "paused", "queue_us", "request", "sent_bytes", "tail", "wants_tail",
     )  # fmt: skip
     kind = 0
@@ -82,6 +82,7 @@ class Reply:
         self.wants_tail = False
         self.tail = b""
         self.sent_bytes = 0
+        self.asked = -1  # what sent_bytes was when `begun` was last asked
 
     # ---- the request's body (Sink) ---------------------------------------------------------------------------------------------
 
@@ -124,6 +125,9 @@ class Reply:
             self._release_body()
 
     def begun(self) -> bool:
+        if self.head_sent:  # a stream that has moved since this was asked would have met the reset of a client that left
+            before, self.asked = self.asked, self.sent_bytes
+            return before != self.sent_bytes
         return self.call is not None and self.call.state != WAITING
 
     def writable(self, yes: bool) -> None:
