@@ -7,7 +7,6 @@ by clone3 (descriptor "cgroup"). Any other way waits for an RCU grace period, ab
 whose name does not carry this data directory's tag.
 """
 
-import contextlib
 import errno
 import os
 import time
