@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from bench.contenders import baselines_python
 from bench.crowd import processes_at_once
 from bench.load import Reply, Request
 from bench.outcome import Outcome, Run, alternate, quantile
-from bench.processes import machine_memory, page_table_bytes, uss_bytes
+from bench.processes import machine_memory, page_table_bytes, slab_memory, uss_bytes
 from tests.e2e import leaks
 from tests.e2e.harness import Platform
 
@@ -31,8 +31,11 @@ HOLD_SECONDS_MAX = 120.0  # twice what 5,000 may take; who is not there by then 
 LOOK_SECONDS = 0.2
 PROCESSES = 40  # of the baseline
 GONE_SECONDS_MAX = 15.0
-# When it began to serve, not when its module was imported: that may have happened in a template, for all of them at once.
-HOLDING = """import fcntl
+CACHES = 4  # of the kernel's objects: those that grew most
+# When it began to serve, not when its module was imported: that may have happened in a template, for all of them at once. Each function has
+# a gate of its own: at one for all, each who comes would be compared by the kernel with all who wait.
+HOLDING = """# {number}
+import fcntl
 import os
 import time
 
@@ -42,7 +45,7 @@ def handler(event, context):
     gate = os.open(__file__, os.O_RDONLY)
     fcntl.flock(gate, fcntl.LOCK_SH)
     os.close(gate)
-    return {"greeting": "Hello, Ada!", "there": there}
+    return {{"greeting": "Hello, Ada!", "there": there}}
 """
 # What the kernel keeps for instances outside of their own pages and page tables, by the names of /proc/meminfo.
 KERNEL = ("SUnreclaim", "SReclaimable", "KernelStack", "Percpu")
@@ -57,6 +60,7 @@ class Weight:
     kernel: float
     machine: float
     kernel_parts: dict[str, float]
+    caches: dict[str, float]  # of the slabs, those that grew most; where only root may ask, none
 
     @property
     def all_in(self) -> float:
@@ -64,6 +68,7 @@ class Weight:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size:.3f}" for name, size in self.kernel_parts.items())
+        parts += "; most in " + ", ".join(f"{name} {size:.3f}" for name, size in self.caches.items()) if self.caches else ""
         return (
             f"{self.all_in:.2f} MB each, all in: USS {self.uss:.2f}, page tables {self.page_tables:.2f}, "
             f"kernel {self.kernel:.2f} ({parts}); MemAvailable fell by {self.machine:.2f}"
@@ -84,8 +89,9 @@ def started(quick: bool) -> Outcome:
     series = alternate(measures, 1 if quick else 3)
     method = (
         f"one call per instance, all at the same instant, of {FUNCTIONS} functions, each holding its instance until all are there; "
-        f"kernel: growth of {', '.join(KERNEL)} in /proc/meminfo; baseline: {PROCESSES} bare handler processes at once, their "
-        "time scaled to 1,000"
+        f"kernel: growth of {', '.join(KERNEL)} in /proc/meminfo, and the slab caches that grew most (kmalloc-1k: a memory group has one "
+        "for each 64 file systems that were ever mounted at once since boot, three by each instance); "
+        f"baseline: {PROCESSES} bare handler processes at once, their time scaled to 1,000"
     )
     notes = {f"memory of {name}": "; ".join(map(str, each)) for name, each in weights.items()}
     if bare:
@@ -114,17 +120,18 @@ def _platform(count: int) -> Platform:
 def _start_and_weigh(count: int, weights: list[Weight]) -> Run:
     with _platform(count) as platform:
         _prepare(platform, count)
-        before, there = machine_memory(), set(platform.processes())
+        before, slabs, there = machine_memory(), slab_memory(), set(platform.processes())
         run = _fill(platform, count)
         time.sleep(1.0)  # what is made again for the next start is made
-        after = machine_memory()
-        weights.append(_weigh(before, after, [pid for pid in platform.processes() if pid not in there]))
+        after, grown = machine_memory(), {name: size - slabs.get(name, 0) for name, size in slab_memory().items()}
+        weights.append(_weigh(before, after, grown, [pid for pid in platform.processes() if pid not in there]))
     return run
 
 
-def _weigh(before: dict[str, int], after: dict[str, int], pids: list[int]) -> Weight:
+def _weigh(before: dict[str, int], after: dict[str, int], slabs: dict[str, int], pids: list[int]) -> Weight:
     """Of those that have come: each function had one instance already, which its deploy proved."""
     count = len(pids)
+    most = sorted(slabs, key=lambda name: -slabs[name])[:CACHES]
     parts = {name: (after.get(name, 0) - before.get(name, 0)) / count / MB for name in KERNEL}
     return Weight(
         uss=sum(map(uss_bytes, pids)) / count / MB,
@@ -132,13 +139,14 @@ def _weigh(before: dict[str, int], after: dict[str, int], pids: list[int]) -> We
         kernel=sum(parts.values()),
         machine=(before["MemAvailable"] - after["MemAvailable"]) / count / MB,
         kernel_parts=parts,
+        caches={name: slabs[name] / count / MB for name in most},
     )
 
 
 def _prepare(platform: Platform, count: int) -> None:
     config = {"keep_alive_seconds": 3600, "timeout_seconds": 300, "queue_max": 10_000}
     for number in range(FUNCTIONS):
-        platform.put(f"holding{number}", HOLDING, namespace="default", **config, max_instances=-(-count // FUNCTIONS))
+        platform.put(f"holding{number}", HOLDING.format(number=number), namespace="default", **config, max_instances=-(-count // FUNCTIONS))
 
 
 def _fill(platform: Platform, count: int) -> Run:
@@ -170,14 +178,15 @@ def _gate(platform: Platform, count: int) -> Iterator[None]:
 
     def watch() -> None:
         until = time.monotonic() + HOLD_SECONDS_MAX
-        while not left.wait(LOOK_SECONDS) and time.monotonic() < until and _waiting(node) < count:
+        while not left.wait(LOOK_SECONDS) and time.monotonic() < until and _waiting(inodes) < count:
             pass
-        fcntl.flock(gate, fcntl.LOCK_UN)
+        opened.close()  # and each lock with its file
 
-    code = next((platform.data / "code").glob("*/handler.py"))  # one for all functions: they are the same
-    with code.open("rb") as gate:
-        node = os.fstat(gate.fileno()).st_ino
-        fcntl.flock(gate, fcntl.LOCK_EX)
+    with ExitStack() as opened:
+        files = [opened.enter_context(path.open("rb")) for path in (platform.data / "code").glob("*/handler.py")]
+        for file in files:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        inodes = {str(os.fstat(file.fileno()).st_ino) for file in files}
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
@@ -187,10 +196,10 @@ def _gate(platform: Platform, count: int) -> Iterator[None]:
             watcher.join()
 
 
-def _waiting(node: int) -> int:
-    """Processes that wait for a lock on the file with this number (proc_locks(5)), each once: what is read in parts may repeat itself."""
+def _waiting(inodes: set[str]) -> int:
+    """Processes that wait for a lock on one of these files (proc_locks(5)), each once: what is read in parts may repeat itself."""
     lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
-    return len({words[5] for words in lines if words[1:3] == ["->", "FLOCK"] and words[6].endswith(f":{node}")})
+    return len({words[5] for words in lines if words[1:3] == ["->", "FLOCK"] and words[6].rpartition(":")[2] in inodes})
 
 
 def _served_at(replies: Iterable[Reply]) -> list[float]:
