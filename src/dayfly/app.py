@@ -51,7 +51,12 @@ def run_supervisor(descriptors: str, log_file: str = "") -> int:
     """The parent. `descriptors`: settings (a memfd, so that nobody reads them from argv), public socket, announcements, then the
     locks that this process holds for as long as it lives and hands to nobody."""
     import json
+    import resource
 
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard, hard)
+    )  # all roles inherit it: the usual soft limit is 1024, of which an instance takes two
     settings_fd, listener_fd, announce_fd, *locks = map(int, descriptors.split(","))
     for fd in locks:
         os.set_inheritable(fd, False)

@@ -26,7 +26,7 @@ class Entry:
 
     __slots__ = (
         "boot", "channels", "closed_at", "function", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
-        "socket", "timeout_seconds", "version",
+        "socket", "timeout_seconds", "version", "warned_at",
     )  # fmt: skip
 
     def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
@@ -54,6 +54,7 @@ class Entry:
         self.provers: list[Provers] = []
         self.proving_until = 0.0
         self.closed_at = 0.0
+        self.warned_at = float("-inf")  # when it was last logged that there is no room for its instances
         self.secrets = {name: function.secrets[name] for name in config.secrets if name in function.secrets}
         self.boot = {
             "namespace": version.namespace,

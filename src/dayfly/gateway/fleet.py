@@ -248,9 +248,11 @@ class Fleet:
         self._seq += 1
         now = time.monotonic()
         channel = Channel(f"{self._prefix}-{self._seq:x}", self, entry, now)
-        if not spawn(self._provider, entry, channel, parent=self.templates.parent(entry)):
-            entry.pool.failed(None, now, "start_failed")
+        if code := spawn(self._provider, entry, channel, parent=self.templates.parent(entry)):
+            entry.pool.failed(None, now, code)
             self._carry_out(entry)
+            if code == "overloaded":
+                self.release_one()
             return
         self._starts.begun(now)
         self._channels[channel.id] = channel
