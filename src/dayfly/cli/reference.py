@@ -32,10 +32,11 @@ FUNCTION_ABOUT = {
     "keep_alive_seconds": "How long an idle instance is kept; with auto, until enough is learned. 0: not at all.",
     "queue_max": "Calls waiting at most; further ones get 429.",
     "egress": "Network of the function: `none`, `internet`, `all` (private networks, too, if `egress_max` lets it), or a list of hosts.",
+    "route": "Addresses beside /function/NAME, by host, path and methods; see [functions.md](functions.md#routes).",
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
-FILE_ONLY = ("provisioned",)  # tables, which no flag can say
+FILE_ONLY = ("provisioned", "route")  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
 

@@ -23,6 +23,19 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timezone: str = "UTC"
 
 
+class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An address of a function's own beside /function/NAME. What it may hold: core/manifest/route.py; who wins: core/decide/routes.py."""
+
+    host: str = ""  # "shop.example.com", "*.example.com"; "" = every host that no route names
+    path: str = ""  # "/users/{id}", "/files/{rest+}"; "" = every path
+    methods: tuple[str, ...] = ()  # () = all
+
+    @property
+    def text(self) -> str:
+        """For people: `GET,POST shop.example.com/users/{id}`."""
+        return f"{','.join(self.methods) or 'ANY'} {self.host}{self.path or ('/' if self.host else '')}"
+
+
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one version, as `dayfly.toml` and the command line give them. Bounds: core/manifest/settings.py."""
 
@@ -43,6 +56,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     queue_max: int = 1000
     egress: Egress | tuple[str, ...] = "none"  # or a list of hosts (core/model/egress.py)
     auth: Auth = "token"
+    route: tuple[Route, ...] = ()
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
 
 
