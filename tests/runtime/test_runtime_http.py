@@ -277,3 +277,16 @@ def test_a_large_binary_body_arrives_by_descriptor(start: Start) -> None:
     instance.boot()
     body = bytes(range(256)) * 8192
     assert instance.request(http_head("POST", headers=[("host", "a")]), body, fd=True).body == body[::-1]
+
+
+def test_a_call_by_a_route_says_which_and_what_its_parameters_are(every: Start) -> None:
+    instance = every("def handler(event, context):\n    return event\n")
+    instance.boot()
+    head = http_head("GET", "/users/a%20b+c/x%2Fy/z", "", HEADERS) + b"\n:route: GET /users/{id}/{rest+}"
+    seen = instance.request(head, call_id="id-1").json()
+    assert (seen["routeKey"], seen["requestContext"]["routeKey"]) == ("GET /users/{id}/{rest+}", "GET /users/{id}/{rest+}")
+    assert seen["pathParameters"] == {"id": "a b+c", "rest": "x/y/z"}
+    assert seen["rawPath"] == seen["requestContext"]["http"]["path"] == "/users/a%20b+c/x%2Fy/z"
+    assert not [name for name in seen["headers"] if "route" in name]
+    seen = instance.request(http_head("GET", "/fixed", "", HEADERS) + b"\n:route: ANY /fixed", call_id="id-2").json()
+    assert seen["routeKey"] == "ANY /fixed" and "pathParameters" not in seen

@@ -1,4 +1,5 @@
-"""What a request means: an invocation at one of two doors, a question the gateway answers itself, or something for control.
+"""What a request means: an invocation at one of two doors or by a function's own route, a question the gateway answers itself, or
+something for control.
 
 Called by gateway/server.py when headers are complete. Routes (core/decide/route.py), admits (core/decide/admit.py) and makes the `Reply`
 that takes the body. The fast path is this file, reply.py, fleet.py and channel.py, in that order.
@@ -13,6 +14,7 @@ import msgspec
 
 from dayfly.core.decide.admit import admit
 from dayfly.core.decide.route import PREFIX, Target, parse_target, pick_version
+from dayfly.core.decide.routes import DEFAULT_KEY
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.names import CALL_ID, DEFAULT_NAMESPACE, LIVE, checked_name, split_qualified
 from dayfly.core.model.settings import Settings
@@ -22,6 +24,7 @@ from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
+from dayfly.runtime.frames import ROUTE_LINE
 
 REMEMBERED_TARGETS_MAX = 4096
 CLIENT_CONTEXT_BYTES_MAX = 3583
@@ -88,7 +91,7 @@ class Dispatch:
             elif not raw.startswith(b"/"):
                 raise Refusal("bad_request", "The request target must be a path that begins with '/'.")
             else:
-                return self._forwarder.open(request)
+                return self._open_routed(request) or self._forwarder.open(request)
         if target.path:
             return self._open_event(request, target)
         if request.method != b"POST":
@@ -104,7 +107,7 @@ class Dispatch:
 
     # ---- /function/NAME --------------------------------------------------------------------------------------------------------
 
-    def _open_event(self, request: Request, target: Target) -> Sink:
+    def _open_event(self, request: Request, target: Target) -> Reply:
         reply = self._admitted(request, EventReply, target)
         reply.meta = self._head(request, target, private=reply.entry.version.config.auth == "token")
         return reply
@@ -123,6 +126,22 @@ class Dispatch:
             lines.append(b"%b: %b" % (name, value))
         lines.append(b"x-forwarded-for: " + forwarded + connection.peer.encode())
         return b"\n".join(lines)
+
+    # ---- a function's own route ------------------------------------------------------------------------------------------------
+
+    def _open_routed(self, request: Request) -> Sink | None:
+        """None when the address is nobody's: then it is control's."""
+        routes = self.catalog.routes
+        path, _, query = request.target.partition(b"?")
+        if not routes or not request.target.isascii():
+            return None
+        found = routes.find(request.header(b"host").decode("latin-1"), request.method.decode(), path.decode())
+        if found is None:
+            return None
+        reply = self._open_event(request, Target(found.namespace, found.function, LIVE, path.decode(), query.decode()))
+        if found.key != DEFAULT_KEY:
+            reply.meta += b"\n%b%b" % (ROUTE_LINE, found.key.encode())
+        return reply
 
     # ---- POST /api/v1/functions/NAME/invoke ------------------------------------------------------------------------------------
 
