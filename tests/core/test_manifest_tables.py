@@ -1,14 +1,15 @@
-"""Tables of a function's dayfly.toml that say how it is reached: [[route]]."""
+"""Tables of a function's dayfly.toml that say how it is reached and by whom: [[route]], [cors]."""
 
 from typing import Any
 
 import pytest
 
 from dayfly.core.decide.routes import RESERVED
+from dayfly.core.manifest.cors import ITEMS_MAX, MAX_AGE_SECONDS_MAX
 from dayfly.core.manifest.function import Surroundings, checked_config
 from dayfly.core.manifest.route import PATH_LENGTH_MAX, ROUTES_MAX, SEGMENTS_MAX
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.function import Route
+from dayfly.core.model.function import Cors, Route
 
 AROUND = Surroundings(runtimes=("python3.11",), default_runtime="python3.11", secrets=(), files=("hello.py",))
 
@@ -102,3 +103,58 @@ def test_routes_are_so_many_at_most_and_none_stands_twice() -> None:
     (problem,) = problems(route=[{"path": "/a/{x}"}, {"path": "/b"}, {"path": "/a/{y}", "methods": []}])
     assert problem == "route[2]: ANY /a/{y} stands here twice."
     checked_config({"route": [{"path": "/a"}, {"path": "/a", "methods": ["GET"]}]}, {}, AROUND)
+
+
+def test_cors_is_read_with_its_defaults_and_in_one_spelling() -> None:
+    given = {"origins": ["HTTPS://App.example.com", "http://localhost:3000", "http://[::1]:8080"], "methods": ["put"], "headers": ["X-A"]}
+    cors = checked_config({"cors": given}, {}, AROUND).cors
+    assert cors == Cors(
+        origins=("https://app.example.com", "http://localhost:3000", "http://[::1]:8080"), methods=("PUT",), headers=("x-a",)
+    )
+    assert checked_config({}, {}, AROUND).cors is None
+    everything = {"origins": ["*"], "methods": ["*"], "headers": ["*"], "expose": ["*"], "max_age": MAX_AGE_SECONDS_MAX}
+    assert checked_config({"cors": everything}, {}, AROUND).cors is not None
+
+
+APP = {"origins": ["https://app.example.com"]}
+
+
+@pytest.mark.parametrize(
+    ("cors", "said"),
+    [
+        ({}, "origins must be there"),
+        ({"origins": []}, "origins must be there"),
+        ({"origins": "*"}, "origins must be a list of at most 64 texts"),
+        ({"origins": ["*"] * (ITEMS_MAX + 1)}, "origins must be a list of at most 64 texts"),
+        ({"origins": ["app.example.com"]}, "must be what a browser sends"),
+        ({"origins": ["https://app.example.com/"]}, "must be what a browser sends"),
+        ({"origins": ["https://app.example.com:443"]}, "must be what a browser sends"),
+        ({"origins": ["http://app.example.com:80"]}, "must be what a browser sends"),
+        ({"origins": ["https://*.example.com"]}, "must be what a browser sends"),
+        ({"origins": ["null"]}, "must be what a browser sends"),
+        ({"origins": ["https://a.test\r\nx: y"]}, "must be what a browser sends"),
+        ({"origins": ["https://" + "a" * 260]}, "origins must be a list"),
+        (APP | {"methods": ["BREW"]}, "methods: 'BREW' must be one of"),
+        (APP | {"methods": "GET"}, "methods must be a list"),
+        (APP | {"headers": ["x a"]}, "headers: 'x a' is no header's name"),
+        (APP | {"headers": [5]}, "headers must be a list"),
+        (APP | {"expose": ["x:"]}, "expose: 'x:' is no header's name"),
+        (APP | {"credentials": 1}, "credentials must be true or false"),
+        (APP | {"max_age": MAX_AGE_SECONDS_MAX + 1}, "from 0 to 86400 (seconds)"),
+        (APP | {"max_age": -1}, "from 0 to 86400"),
+        (APP | {"max_age": True}, "from 0 to 86400"),
+        (APP | {"max_age": 1.5}, "from 0 to 86400"),
+        (APP | {"allow": []}, "unknown key 'allow'; there are origins, methods, headers, expose, credentials, max_age"),
+        ("*", "must be a table"),
+        ([APP], "must be a table"),
+    ],
+)
+def test_a_wrong_cors_table_is_refused_and_named(cors: Any, said: str) -> None:
+    found = problems(cors=cors)
+    assert all(problem.startswith("cors: ") for problem in found) and any(said in problem for problem in found), found
+
+
+@pytest.mark.parametrize("key", ["origins", "methods", "headers", "expose"])
+def test_a_star_beside_credentials_is_refused(key: str) -> None:
+    (problem,) = problems(cors=APP | {"credentials": True, key: ["*"]})
+    assert problem == f"cors: credentials = true: name what is allowed instead of '*' in {key}; browsers would not take it."

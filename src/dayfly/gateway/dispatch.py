@@ -6,6 +6,7 @@ that takes the body. The fast path is this file, reply.py, fleet.py and channel.
 """
 
 import base64
+import contextlib
 import os
 import random
 import re
@@ -13,6 +14,7 @@ import re
 import msgspec
 
 from dayfly.core.decide.admit import admit
+from dayfly.core.decide.cors import answer_lines, preflight_lines
 from dayfly.core.decide.route import PREFIX, Target, parse_target, pick_version
 from dayfly.core.decide.routes import DEFAULT_KEY
 from dayfly.core.model.errors import Refusal
@@ -87,7 +89,7 @@ class Dispatch:
             elif match := _INVOKE.fullmatch(raw):
                 target = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
             elif raw == b"/healthz":
-                return _Health(request)
+                return _health(request)
             elif not raw.startswith(b"/"):
                 raise Refusal("bad_request", "The request target must be a path that begins with '/'.")
             else:
@@ -107,10 +109,21 @@ class Dispatch:
 
     # ---- /function/NAME --------------------------------------------------------------------------------------------------------
 
-    def _open_event(self, request: Request, target: Target) -> Reply:
+    def _open_event(self, request: Request, target: Target) -> Sink:
+        if request.method == b"OPTIONS" and (answer := self._preflight(request, target)):
+            return answer
         reply = self._admitted(request, EventReply, target)
         reply.meta = self._head(request, target, private=reply.entry.version.config.auth == "token")
         return reply
+
+    def _preflight(self, request: Request, target: Target) -> Sink | None:
+        """A browser asks before it calls a function with `[cors]`: answered here, without token and instance. None: it is a call."""
+        if not request.header(b"access-control-request-method") or not request.header(b"origin"):
+            return None
+        version = pick_version(self.catalog.function(target.namespace, target.function), target.qualifier, self._die.random())
+        if version.config.cors is None:
+            return None
+        return _Known(request, 204, preflight_lines(version.config.cors, request.header(b"origin").decode("latin-1")))
 
     def _head(self, request: Request, target: Target, private: bool) -> bytes:
         """The head lines of runtime/frames.py. A private function does not see the token that opened its door."""
@@ -135,11 +148,17 @@ class Dispatch:
         path, _, query = request.target.partition(b"?")
         if not routes or not request.target.isascii():
             return None
-        found = routes.find(request.header(b"host").decode("latin-1"), request.method.decode(), path.decode())
+        host, method = request.header(b"host").decode("latin-1"), request.method.decode()
+        if method == "OPTIONS" and (wanted := request.header(b"access-control-request-method")):
+            with contextlib.suppress(Refusal):  # the function that would take the call is asked, if there is one
+                asked = routes.find(host, wanted.decode("latin-1"), path.decode())
+                if asked and (answer := self._preflight(request, Target(asked.namespace, asked.function, LIVE, "/", ""))):
+                    return answer
+        found = routes.find(host, method, path.decode())
         if found is None:
             return None
         reply = self._open_event(request, Target(found.namespace, found.function, LIVE, path.decode(), query.decode()))
-        if found.key != DEFAULT_KEY:
+        if found.key != DEFAULT_KEY and isinstance(reply, Reply):
             reply.meta += b"\n%b%b" % (ROUTE_LINE, found.key.encode())
         return reply
 
@@ -172,6 +191,8 @@ class Dispatch:
                 raise Refusal("unauthorized", "The token is unknown or was revoked.") from None
             raise
         version = pick_version(function, target.qualifier, self._die.random())
+        if version.config.cors is not None and door is EventReply:
+            request.cors = answer_lines(version.config.cors, request.header(b"origin").decode("latin-1"))
         refusal = admit(version, token, token_was_given=bool(authorization), stopping=self.fleet.stopping)
         if refusal is not None:
             raise refusal
@@ -214,19 +235,25 @@ def _client_context(value: bytes) -> bytes:
     return text
 
 
-class _Health:
+def _health(request: Request) -> Sink:
     """GET /healthz: this gateway takes calls."""
+    if request.method not in (b"GET", b"HEAD"):
+        raise Refusal("method_not_allowed", "Use GET.", extra={"allow": "GET, HEAD"})
+    return _Known(request, 200, _JSON_TEXT, b'{"status":"ok"}')
 
-    def __init__(self, request: Request) -> None:
+
+class _Known:
+    """An answer that is known before the request's body is here."""
+
+    def __init__(self, request: Request, status: int, lines: bytes, body: bytes = b"") -> None:
         self._request = request
-        if request.method not in (b"GET", b"HEAD"):
-            raise Refusal("method_not_allowed", "Use GET.", extra={"allow": "GET, HEAD"})
+        self._answer = (status, lines, body)
 
     def body(self, chunk: bytes) -> None:
         """Nothing to do with it."""
 
     def complete(self) -> None:
-        self._request.respond(200, _JSON_TEXT, b'{"status":"ok"}')
+        self._request.respond(*self._answer)
 
     def left(self) -> None:
         """Nothing to clean up."""
