@@ -43,6 +43,7 @@ def test_a_named_file_replaces_the_one_in_the_data_directory_and_may_name_the_di
         ({"port": "99999"}, {}, "", ("port", "flag --port", "65535")),
         ({"port": "http"}, {}, "", ("port", "flag --port", "int")),
         ({"isolation": "lax"}, {}, "", ("isolation", "flag --isolation")),
+        ({"trusted_proxies": "10.0.0.1/8"}, {}, "", ("trusted_proxies", "host bits")),
         ({}, {"DAYFLY_INSTANCES_MAX": "0"}, "", ("instances_max", "DAYFLY_INSTANCES_MAX", "1")),
         ({}, {"DAYFLY_IDLE_TIMEOUT_SECONDS": "nan"}, "", ("idle_timeout_seconds", "DAYFLY_IDLE_TIMEOUT_SECONDS")),
         ({}, {"DAYFLY_IDLE_TIMEOUT_SECONDS": "inf"}, "", ("idle_timeout_seconds", "finite")),

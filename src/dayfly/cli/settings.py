@@ -15,6 +15,7 @@ import msgspec
 from msgspec import inspect as shapes
 
 from dayfly.cli.failure import Failure
+from dayfly.core.decide.forwarded import Proxies
 from dayfly.core.model import egress
 from dayfly.core.model.settings import Settings
 
@@ -66,6 +67,10 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str], *, config: str
         egress.reach(settings)
     except ValueError as error:
         raise Failure(f"`egress_allow` or `egress_deny`: {error}.", "Write ranges, separated by commas, as in 10.0.0.0/8.") from error
+    try:
+        Proxies(settings.trusted_proxies)
+    except ValueError as error:
+        raise Failure(f"`trusted_proxies`: {error}.", "Write ranges, separated by commas, as in 10.0.0.0/8, 127.0.0.1.") from error
     if settings.run:
         settings = msgspec.structs.replace(settings, run=str(Path(settings.run).expanduser().absolute()))
     return Resolved(settings, {name: source for name, (_, source) in values.items()}, unknown)

@@ -15,6 +15,8 @@ import msgspec
 
 from dayfly.core.decide.admit import admit
 from dayfly.core.decide.cors import answer_lines, preflight_lines
+from dayfly.core.decide.forwarded import NAMES as FORWARDED
+from dayfly.core.decide.forwarded import Proxies, last, told
 from dayfly.core.decide.route import PREFIX, Target, parse_target, pick_version
 from dayfly.core.decide.routes import DEFAULT_KEY
 from dayfly.core.model.errors import Refusal
@@ -33,8 +35,8 @@ CLIENT_CONTEXT_BYTES_MAX = 3583
 _EVENT_PREFIX = PREFIX.encode()
 _INVOKE = re.compile(rb"/api/v1/functions/([^/?]+)/invoke(?:\?(.*))?")
 _JSON_TEXT = b"content-type: application/json\r\n"
-# Not passed to functions: hop-by-hop (RFC 9110 §7.6.1) and what the gateway has already acted on.
-_DROPPED = frozenset(
+# Not passed to functions: hop-by-hop (RFC 9110 §7.6.1), what the gateway has already acted on, and what it says itself.
+_DROPPED = FORWARDED | frozenset(
     (
         b"connection",
         b"keep-alive",
@@ -76,6 +78,7 @@ class Dispatch:
         self.fleet = fleet
         self.ledger = ledger
         self._forwarder = forwarder
+        self._proxies = Proxies(settings.trusted_proxies)
         self._targets: dict[bytes, Target] = {}
         self._ids = CallIds()
         self._die = random.Random(os.urandom(16))  # noqa: S311  (a coin between two versions, not a secret)
@@ -127,18 +130,23 @@ class Dispatch:
 
     def _head(self, request: Request, target: Target, private: bool) -> bytes:
         """The head lines of runtime/frames.py. A private function does not see the token that opened its door."""
-        connection = request.connection
-        lines = [request.method, target.path.encode(), target.query.encode(), connection.peer.encode(), b"http"]
-        forwarded = b""
+        peer = request.connection.peer
+        lines = [request.method, target.path.encode(), target.query.encode(), peer.encode(), b"http"]
         for name, value in request.headers:
             if name in _DROPPED or (private and name == b"authorization"):
                 continue
-            if name == b"x-forwarded-for":
-                forwarded = value + b", "
-                continue
             lines.append(b"%b: %b" % (name, value))
-        lines.append(b"x-forwarded-for: " + forwarded + connection.peer.encode())
+        if self._proxies and self._proxies.trusts(peer):
+            client, scheme, more = told(request.headers, peer, self._proxies)
+            lines[3:5] = client.encode(), scheme.encode()
+            lines += more
         return b"\n".join(lines)
+
+    def _host(self, request: Request) -> str:
+        """The host that the client asked for, as far as anybody who is believed says so."""
+        if self._proxies and self._proxies.trusts(request.connection.peer) and (host := last(request.header(b"x-forwarded-host"))):
+            return host
+        return request.header(b"host").decode("latin-1")
 
     # ---- a function's own route ------------------------------------------------------------------------------------------------
 
@@ -148,7 +156,7 @@ class Dispatch:
         path, _, query = request.target.partition(b"?")
         if not routes or not request.target.isascii():
             return None
-        host, method = request.header(b"host").decode("latin-1"), request.method.decode()
+        host, method = self._host(request), request.method.decode()
         if method == "OPTIONS" and (wanted := request.header(b"access-control-request-method")):
             with contextlib.suppress(Refusal):  # the function that would take the call is asked, if there is one
                 asked = routes.find(host, wanted.decode("latin-1"), path.decode())

@@ -46,6 +46,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     write_buffer_bytes_max: Annotated[int, _about("Answer bytes buffered for a slow client.", ge=65_536)] = 1024 * 1024
     drain_timeout_seconds: Annotated[float, _about("Time given to accepted calls at shutdown.", gt=0)] = 10.0
 
+    trusted_proxies: Annotated[
+        str, _about("Proxies whose X-Forwarded-… headers are believed, as ranges with commas between them; empty: nobody's.")
+    ] = ""
+
     # Pools
     starts_in_flight_max: Annotated[int, _about("Instances being started at once, whole machine.", ge=1)] = 16
     starts_fresh_max: Annotated[int, _about("Of these, begun within the last 20 ms; 0: two for each processor.", ge=0)] = 0

@@ -85,6 +85,12 @@ def path_parameters(route_key: str, path: str) -> dict[str, str]:
     return found
 
 
+def port_of(host: str, scheme: str) -> str:
+    """The port that the client used: of a Host header, or the scheme's."""
+    port = host.rpartition(":")[2]
+    return port if port != host and port.isdigit() else "443" if scheme == "https" else "80"
+
+
 def is_text(content_type: str, content_encoding: str) -> bool:
     """Whether a request's body reaches the handler as text; others as base64."""
     kind = content_type.partition(";")[0].strip().lower()
@@ -114,14 +120,16 @@ class Head:
                 headers[name] = f"{headers[name]},{value}" if name in headers else value
         self.route = route = headers.pop(ROUTE, DEFAULT_ROUTE)
         self.parameters = path_parameters(route, self.path) if "{" in route else None
+        get = headers.get
+        self.domain = get("x-forwarded-host") or get("host", "")
         headers.setdefault("x-forwarded-for", peer)
         headers.setdefault("x-forwarded-proto", scheme)
-        get = headers.get
+        headers.setdefault("x-forwarded-host", self.domain)
+        headers.setdefault("x-forwarded-port", port_of(self.domain, scheme))
         self.headers = headers
         self.cookies = cookies
         self.query = query_parameters(self.query_string) if self.query_string else None
         self.text = is_text(get("content-type", ""), get("content-encoding", ""))
-        self.domain = get("host", "")
         self.domain_prefix = self.domain.partition(".")[0].partition(":")[0]
         self.http = {
             "method": method,
