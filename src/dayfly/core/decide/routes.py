@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from dayfly.core.decide.rollout import live_of, primary
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Function, Route
+from dayfly.core.model.names import HOST_LENGTH_MAX
 
 ANY = "ANY"
 DEFAULT_KEY = "$default"  # the key of a route without a path, as API Gateway calls it
@@ -34,7 +35,6 @@ RESERVED = frozenset(
         *("system", "ui", "2015-03-31", "2021-10-31"),
     )
 )
-_HOST_LENGTH_MAX = 253
 
 
 class Match(NamedTuple):
@@ -192,7 +192,7 @@ class Routes:
         """The most specific host's tree."""
         roots = self._roots
         name = host.partition(":")[0].rstrip(".").lower()
-        if name and len(name) <= _HOST_LENGTH_MAX:
+        if name and len(name) <= HOST_LENGTH_MAX:
             for candidate in (name, *_stars_above(name)):
                 if root := roots.get(candidate):
                     return root

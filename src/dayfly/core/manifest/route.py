@@ -14,13 +14,12 @@ from collections.abc import Mapping
 
 from dayfly.core.decide.routes import GREEDY, METHODS, PARAMETER, RESERVED, slots_of
 from dayfly.core.model.function import Route
+from dayfly.core.model.names import HOST, HOST_LENGTH_MAX
 
 ROUTES_MAX = 64  # of one function
-HOST_LENGTH_MAX = 253
 PATH_LENGTH_MAX = 512
 SEGMENTS_MAX = 16
 KEYS = ("host", "path", "methods")
-HOST = re.compile(r"(\*\.(?=.*\.))?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 LITERAL = re.compile(r"[^\s{}%?#/\x00-\x1f\x7f]+")
 
 
