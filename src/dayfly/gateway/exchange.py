@@ -69,7 +69,7 @@ class Request:
     """One exchange. Headers are (lower-case name, value) in order; `target` is the raw request target."""
 
     __slots__ = (
-        "answered", "chunked", "close", "complete", "connection", "expects", "headers", "held", "is_head", "length", "method",
+        "answered", "chunked", "close", "complete", "connection", "cors", "expects", "headers", "held", "is_head", "length", "method",
         "received", "received_at", "refusal", "sink", "target", "version",
     )  # fmt: skip
 
@@ -88,6 +88,7 @@ class Request:
         self.answered = False
         self.chunked = False
         self.is_head = False
+        self.cors = b""  # header lines for browsers, in whatever answer there will be; b"" where the function asks for none
         self.sink: Sink | None = None
         self.refusal: Refusal | None = None
         self.received_at = time.monotonic()
@@ -106,7 +107,7 @@ class Request:
         connection = self.connection
         bodyless = status == 204 or status == 304
         length = b"" if bodyless else b"content-length: %d\r\n" % len(body)
-        parts = (status_line(status), lines, length, connection.site.date, self._connection_line(), b"\r\n")
+        parts = (status_line(status), lines, self.cors, length, connection.site.date, self._connection_line(), b"\r\n")
         if bodyless or self.is_head:
             connection.write(b"".join(parts))
         else:
@@ -126,7 +127,8 @@ class Request:
         else:
             self.close = True
             framing = b""
-        self.connection.write(b"".join((status_line(status), lines, framing, self.connection.site.date, self._connection_line(), b"\r\n")))
+        head = (status_line(status), lines, self.cors, framing, self.connection.site.date, self._connection_line(), b"\r\n")
+        self.connection.write(b"".join(head))
 
     def send(self, chunk: bytes) -> None:
         """More of a body begun with `begin`."""

@@ -9,6 +9,7 @@ from typing import cast
 
 import httptools
 
+from dayfly.core.decide.forwarded import NAMES as FORWARDED
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.exchange import Request, refusal_answer
@@ -59,16 +60,11 @@ class Forward(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
 
     def _head(self) -> bytes:
-        """The request's head as control sees it: the client's address appended, hop-by-hop headers gone."""
+        """The request's head as control sees it: with the address that connected, hop-by-hop headers gone."""
         request = self._request
         lines = [b"%b %b HTTP/1.1\r\n" % (request.method, request.target), b"connection: close\r\n"]
-        forwarded = b""
-        for name, value in request.headers:
-            if name == b"x-forwarded-for":
-                forwarded = value + b", "
-            elif name not in _HOP:
-                lines.append(b"%b: %b\r\n" % (name, value))
-        lines.append(b"x-forwarded-for: %b%b\r\n" % (forwarded, request.connection.peer.encode()))
+        lines += [b"%b: %b\r\n" % pair for pair in request.headers if pair[0] not in _HOP and pair[0] not in FORWARDED]
+        lines.append(b"x-forwarded-for: %b\r\n" % request.connection.peer.encode())
         if request.length < 0 and request.header(b"transfer-encoding"):
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")

@@ -33,6 +33,7 @@ _OURS = re.compile(
     rb"(?im)^(?:connection|content-length|transfer-encoding|keep-alive|upgrade|te|trailer|proxy-connection|date|x-call-id|"
     rb"x-dayfly-[a-z]+|server-timing):[^\r\n]*\r\n"
 )
+_CORS = re.compile(rb"(?im)^access-control-[a-z-]+:[^\r\n]*\r\n")  # the gateway's to say where a function has [cors]
 _WARM = b"x-dayfly-start: warm\r\nserver-timing: queue;dur=%.3f, exec;dur=%.3f\r\n"
 _COLD = b"x-dayfly-start: cold\r\nx-dayfly-origin: %b\r\nserver-timing: queue;dur=%.3f, start;dur=%.3f, init;dur=%.3f, exec;dur=%.3f\r\n"
 _good_blocks: dict[bytes, bytes] = {}
@@ -297,6 +298,8 @@ class EventReply(Reply):
             self.detail = "function_bad_answer"
             self._answer_failure(channel, frame, _SENTENCES[self.detail])
             return
+        if self.request.cors:
+            block = _CORS.sub(b"", block)
         self.request.respond(frame.status, block + self._lines(channel, frame.exec_us), frame.body)
 
     def _answer_failure(self, channel: Channel, frame: Frame, text: str) -> None:
@@ -308,6 +311,8 @@ class EventReply(Reply):
         block = checked_block(frame.meta)
         if block is None or not 200 <= frame.status <= 599:
             return None
+        if self.request.cors:
+            block = _CORS.sub(b"", block)
         return frame.status, block + self._lines(channel, 0)
 
 

@@ -23,6 +23,30 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timezone: str = "UTC"
 
 
+class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An address of a function's own beside /function/NAME. What it may hold: core/manifest/route.py; who wins: core/decide/routes.py."""
+
+    host: str = ""  # "shop.example.com", "*.example.com"; "" = every host that no route names
+    path: str = ""  # "/users/{id}", "/files/{rest+}"; "" = every path
+    methods: tuple[str, ...] = ()  # () = all
+
+    @property
+    def text(self) -> str:
+        """For people: `GET,POST shop.example.com/users/{id}`."""
+        return f"{','.join(self.methods) or 'ANY'} {self.host}{self.path or ('/' if self.host else '')}"
+
+
+class Cors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which pages of other origins may call a function from a browser, and how. What it may hold: core/manifest/cors.py."""
+
+    origins: tuple[str, ...]  # "https://app.example.com"; "*" = all
+    methods: tuple[str, ...] = ()  # beyond those that need no permission
+    headers: tuple[str, ...] = ()
+    expose: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age: int = 0  # seconds
+
+
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one version, as `dayfly.toml` and the command line give them. Bounds: core/manifest/settings.py."""
 
@@ -43,6 +67,8 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     queue_max: int = 1000
     egress: Egress | tuple[str, ...] = "none"  # or a list of hosts (core/model/egress.py)
     auth: Auth = "token"
+    route: tuple[Route, ...] = ()
+    cors: Cors | None = None  # None: the function speaks CORS itself, or not at all
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
 
 

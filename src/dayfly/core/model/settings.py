@@ -46,6 +46,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     write_buffer_bytes_max: Annotated[int, _about("Answer bytes buffered for a slow client.", ge=65_536)] = 1024 * 1024
     drain_timeout_seconds: Annotated[float, _about("Time given to accepted calls at shutdown.", gt=0)] = 10.0
 
+    trusted_proxies: Annotated[
+        str, _about("Proxies whose X-Forwarded-… headers are believed, as ranges with commas between them; empty: nobody's.")
+    ] = ""
+
+    # The TLS front: Caddy, a child of the supervisor (docs/operations.md)
+    domain: Annotated[str, _about("Host names that a TLS front serves, with commas between them; empty: there is no front.")] = ""
+    front_host: Annotated[str, _about("Address the front listens on; empty: all of this machine's.")] = ""
+    front_https_port: Annotated[int, _about("The front's port for HTTPS; 0 picks a free one.", ge=0, le=65535)] = 443
+    front_http_port: Annotated[int, _about("Its port for HTTP, which leads to HTTPS; 0 picks a free one.", ge=0, le=65535)] = 80
+    front_tls: Annotated[Literal["acme", "internal"], _about("Certificates from Let's Encrypt, or from an authority of its own.")] = "acme"
+
     # Pools
     starts_in_flight_max: Annotated[int, _about("Instances being started at once, whole machine.", ge=1)] = 16
     starts_fresh_max: Annotated[int, _about("Of these, begun within the last 20 ms; 0: two for each processor.", ge=0)] = 0
