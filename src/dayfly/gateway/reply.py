@@ -16,6 +16,7 @@ import msgspec
 from dayfly.core.model.call import Call
 from dayfly.core.model.errors import BY_CODE, Refusal
 from dayfly.core.model.records import UsageRecord
+from dayfly.core.wire.prefer import wait_preferred
 from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request, refusal_answer
@@ -199,8 +200,13 @@ class Reply:
         else:
             self.request.finish()
 
-    def refused(self, code: str) -> None:
-        """No instance answered: the pool's or the platform's code."""
+    def wanted_by(self) -> float | None:
+        """Until when the caller wants a call begun that found no free instance; None when it did not say."""
+        wait = wait_preferred(self.request.header(b"prefer"))
+        return None if wait is None else self.request.received_at + wait
+
+    def refused(self, code: str, retry_after_seconds: float = 0.0) -> None:
+        """No instance answered: the pool's or the platform's code, and when it may be otherwise, if that is known."""
         if self.over:
             self._release_body()
             return
@@ -209,8 +215,9 @@ class Reply:
         if self.head_sent:
             self.request.abort()
         else:
-            self._answer_refusal(Refusal(code, self.detail or _SENTENCES.get(code, code), retry_after_seconds=_retry_after(code)))
-        if code in ("queue_full", "overloaded", "shutting_down"):
+            after = (retry_after_seconds or RETRY_AFTER_SECONDS) if BY_CODE[code].retryable else None
+            self._answer_refusal(Refusal(code, self.detail or _SENTENCES.get(code, code), retry_after_seconds=after))
+        if code in ("queue_full", "deadline_out_of_reach", "overloaded", "shutting_down"):
             self._release_body()
             self.fleet.ledger.rejected(self.entry.ledger, code)
         else:
@@ -361,15 +368,12 @@ _SENTENCES = {
     "function_crashed": "Runtime exited",
     "queue_timeout": "No instance took the call before its deadline.",
     "queue_full": "The version's queue is full.",
+    "deadline_out_of_reach": "So many calls wait that this one could not begin before its deadline.",
     "overloaded": "The machine runs as many instances as it may.",
     "start_failed": "No instance could be started.",
     "init_failed": "The function's module could not be initialised.",
     "function_bad_answer": "The handler's status or headers are no valid HTTP.",
 }
-
-
-def _retry_after(code: str) -> float | None:
-    return RETRY_AFTER_SECONDS if BY_CODE[code].retryable else None
 
 
 def _error_of(body: bytes) -> dict[str, Any]:

@@ -57,6 +57,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind("function_timeout", _F, 504, "The function ran past its timeout: make it faster or raise `timeout_seconds`."),
     ErrorKind("queue_timeout", Fault.CAPACITY, 504, "No instance was free before the deadline: raise `max_instances`.", True),
     ErrorKind("queue_full", Fault.CAPACITY, 429, "Slow down, or raise `max_instances` or `queue_max`.", True),
+    ErrorKind("deadline_out_of_reach", Fault.CAPACITY, 503, "Wait longer, or raise `max_instances`: the queue is too long for it.", True),
     ErrorKind("overloaded", Fault.CAPACITY, 503, "The machine is at its limit: try again after Retry-After seconds.", True),
     ErrorKind("start_failed", _P, 503, "No instance could be started: `dayfly doctor` and the node's log say why.", True),
     ErrorKind("shutting_down", Fault.CAPACITY, 503, "The platform is stopping or restarting: try again.", True),
