@@ -15,6 +15,7 @@ from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.channel import Channel, VersionSocket
 from dayfly.gateway.ledger import FunctionLedger
+from dayfly.gateway.limits import Gate
 
 LATE_GRACE_SECONDS = 0.5
 CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
@@ -26,7 +27,7 @@ class Entry:
     """One version on this gateway."""
 
     __slots__ = (
-        "boot", "channels", "closed_at", "function", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
+        "boot", "channels", "closed_at", "function", "gate", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
         "socket", "timeout_seconds", "version",
     )  # fmt: skip
 
@@ -51,6 +52,7 @@ class Entry:
             ledger.idle_times,
         )
         self.socket = VersionSocket()
+        self.gate: Gate | None = None  # when the function or its namespace has limits
         self.channels: dict[str, Channel] = {}
         self.provers: list[Provers] = []
         self.proving_until = 0.0

@@ -26,6 +26,7 @@ from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.deaths import death_text, error_of, init_error, init_timed_out, start_death
 from dayfly.gateway.entry import Entry, Provers, min_instances_of
 from dayfly.gateway.ledger import FunctionLedger, Ledger
+from dayfly.gateway.limits import Limiter
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
 from dayfly.gateway.templates import Templates
@@ -51,6 +52,7 @@ class Fleet:
         self._outputs = outputs = Outputs(ledger, settings.log_lines_per_call_max)
         self.on_output = outputs.raw
         self._prefix, self._seq = name, 0
+        self.limits = Limiter(settings.tariff_round_ms)
         self.templates = Templates(provider, ledger, outputs, name)
         self._loop = asyncio.get_running_loop()
         self._entries: dict[tuple[str, str, int], Entry] = {}
@@ -80,8 +82,15 @@ class Fleet:
                 return found
             self._drain(found)
         made = Entry(function, version, self._settings, self.ledger.function(version.namespace, version.function))
+        made.gate = self.limits.gate(version)
         self._entries[version.key] = made
         return made
+
+    def limits_changed(self, namespace: str | None = None) -> None:
+        """Let the calls of a namespace (or of all) meet the limits as they are now; those inside stay."""
+        for key, entry in self._entries.items():
+            if namespace is None or key[0] == namespace:
+                entry.gate = self.limits.gate(entry.version)
 
     def submit(self, entry: Entry, reply: Any) -> Call:
         """A call enters. `reply` is told the answer, maybe before this returns (a refusal)."""
