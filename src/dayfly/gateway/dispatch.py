@@ -27,6 +27,7 @@ from dayfly.gateway.exchange import Request, Sink
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
+from dayfly.gateway.limited import LIMITED
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
 from dayfly.runtime.frames import ROUTE_LINE
 
@@ -207,7 +208,10 @@ class Dispatch:
         if request.length > self.settings.body_bytes_max:
             raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
         call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
-        return door(self.fleet, request, self.fleet.entry(function, version), call_id)
+        entry = self.fleet.entry(function, version)
+        if entry.gate is not None:
+            door = LIMITED[door]
+        return door(self.fleet, request, entry, call_id)
 
 
 def _event_target(raw: bytes) -> Target:

@@ -5,6 +5,7 @@ gateway/server.py makes requests; dispatch, reply and forward answer them.
 
 import time
 from http import HTTPStatus
+from math import ceil
 from typing import Protocol
 
 import msgspec
@@ -161,7 +162,7 @@ def refusal_answer(refusal: Refusal, call_id: str = "") -> tuple[int, bytes, byt
     kind = refusal.kind
     lines = b"content-type: application/json\r\n"
     if refusal.retry_after_seconds is not None:
-        lines += b"retry-after: %d\r\n" % max(1, round(refusal.retry_after_seconds))
+        lines += b"retry-after: %d\r\n" % max(1, ceil(refusal.retry_after_seconds))
     if kind.code == "unauthorized":
         lines += b'www-authenticate: Bearer realm="dayfly"\r\n'
     elif kind.code == "method_not_allowed":

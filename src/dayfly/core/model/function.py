@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from dayfly.core.model.limits import NO_LIMITS, Limits
+
 Egress = Literal["none", "internet", "all"]
 Auth = Literal["token", "none"]
 Snapshot = Literal["auto", "off"]
@@ -65,6 +67,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keep_alive: KeepAlive = "auto"  # "fixed" when keep_alive_seconds was given and this was not: an explicit number is a promise
     keep_alive_seconds: float = 60.0
     queue_max: int = 1000
+    limits: Limits = NO_LIMITS  # who is over them gets 429
     egress: Egress | tuple[str, ...] = "none"  # or a list of hosts (core/model/egress.py)
     auth: Auth = "token"
     route: tuple[Route, ...] = ()
