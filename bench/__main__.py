@@ -105,7 +105,7 @@ BENCHMARKS = (
     ),
     Benchmark(
         "keepalive-sim",
-        "cold starts at the 75th percentile of functions, fixed 10 minutes ÷ learned, at equal wasted memory",
+        "cold share at the 75th percentile of applications, fixed 10 minutes ÷ learned, at equal wasted memory",
         "×",
         "≥ 2 ×",
         keepalive.simulated,

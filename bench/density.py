@@ -1,40 +1,51 @@
 """density and density-stop: a thousand and five thousand idle instances; what they cost to start, to have and to be rid of.
 
 Instances are brought up the way a burst does: one call each, all at the same instant, of twenty functions; a call holds its instance until
-all are there, so that none serves two, and each says when it began to serve.
+all are there, so that none serves two, and each says when it began to serve. What holds them is a lock on their own code's file, which we
+have and they wait for: it costs them nothing, it is ours to open as soon as the last one waits, and the kernel counts who does.
 """
 
+import fcntl
 import json
 import os
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.arrivals import Arrival, drive, split
+from bench.arrivals import Arrival, drive, failures, split
 from bench.contenders import baselines_python
 from bench.crowd import processes_at_once
 from bench.load import Reply, Request
 from bench.outcome import Outcome, Run, alternate, quantile
-from bench.processes import machine_memory, page_table_bytes, uss_bytes
+from bench.processes import machine_memory, page_table_bytes, slab_memory, uss_bytes
 from tests.e2e import leaks
 from tests.e2e.harness import Platform
 
 MB = 1024 * 1024
 FUNCTIONS = 20
-PROBE = 100  # instances that tell how long the others will take
-HOLD_SECONDS_MAX = 75.0  # beyond what 5,000 may take; who is not there by then is missing
+HOLD_SECONDS_MAX = 120.0  # twice what 5,000 may take; who is not there by then is missing
+LOOK_SECONDS = 0.2
 PROCESSES = 40  # of the baseline
 GONE_SECONDS_MAX = 15.0
-# When it began to serve, not when its module was imported: that may have happened in a template, for all of them at once.
-HOLDING = """import time
+CACHES = 4  # of the kernel's objects: those that grew most
+# When it began to serve, not when its module was imported: that may have happened in a template, for all of them at once. Each function has
+# a gate of its own: at one for all, each who comes would be compared by the kernel with all who wait.
+HOLDING = """# {number}
+import fcntl
+import os
+import time
 
 
 def handler(event, context):
     there = time.time()
-    time.sleep(max(0.0, event["until"] - there))
-    return {"greeting": "Hello, Ada!", "there": there}
+    gate = os.open(__file__, os.O_RDONLY)
+    fcntl.flock(gate, fcntl.LOCK_SH)
+    os.close(gate)
+    return {{"greeting": "Hello, Ada!", "there": there}}
 """
 # What the kernel keeps for instances outside of their own pages and page tables, by the names of /proc/meminfo.
 KERNEL = ("SUnreclaim", "SReclaimable", "KernelStack", "Percpu")
@@ -49,6 +60,7 @@ class Weight:
     kernel: float
     machine: float
     kernel_parts: dict[str, float]
+    caches: dict[str, float]  # of the slabs, those that grew most; where only root may ask, none
 
     @property
     def all_in(self) -> float:
@@ -56,6 +68,7 @@ class Weight:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size:.3f}" for name, size in self.kernel_parts.items())
+        parts += "; most in " + ", ".join(f"{name} {size:.3f}" for name, size in self.caches.items()) if self.caches else ""
         return (
             f"{self.all_in:.2f} MB each, all in: USS {self.uss:.2f}, page tables {self.page_tables:.2f}, "
             f"kernel {self.kernel:.2f} ({parts}); MemAvailable fell by {self.machine:.2f}"
@@ -76,8 +89,9 @@ def started(quick: bool) -> Outcome:
     series = alternate(measures, 1 if quick else 3)
     method = (
         f"one call per instance, all at the same instant, of {FUNCTIONS} functions, each holding its instance until all are there; "
-        f"kernel: growth of {', '.join(KERNEL)} in /proc/meminfo; baseline: {PROCESSES} bare handler processes at once, their "
-        "time scaled to 1,000"
+        f"kernel: growth of {', '.join(KERNEL)} in /proc/meminfo, and the slab caches that grew most (kmalloc-1k: a memory group has one "
+        "for each 64 file systems that were ever mounted at once since boot, three by each instance); "
+        f"baseline: {PROCESSES} bare handler processes at once, their time scaled to 1,000"
     )
     notes = {f"memory of {name}": "; ".join(map(str, each)) for name, each in weights.items()}
     if bare:
@@ -100,22 +114,24 @@ def stopped(quick: bool) -> Outcome:
 
 
 def _platform(count: int) -> Platform:
-    return Platform(settings={"instances_max": count + PROBE + 100})
+    return Platform(settings={"instances_max": count + 100})
 
 
 def _start_and_weigh(count: int, weights: list[Weight]) -> Run:
     with _platform(count) as platform:
-        hold = _prepare(platform, count)
-        before, there = machine_memory(), set(platform.processes())
-        run = _fill(platform, count, hold)
+        _prepare(platform, count)
+        before, slabs, there = machine_memory(), slab_memory(), set(platform.processes())
+        run = _fill(platform, count)
         time.sleep(1.0)  # what is made again for the next start is made
-        after = machine_memory()
-        added = [pid for pid in platform.processes() if pid not in there]
-        weights.append(_weigh(before, after, added, count))
+        after, grown = machine_memory(), {name: size - slabs.get(name, 0) for name, size in slab_memory().items()}
+        weights.append(_weigh(before, after, grown, [pid for pid in platform.processes() if pid not in there]))
     return run
 
 
-def _weigh(before: dict[str, int], after: dict[str, int], pids: list[int], count: int) -> Weight:
+def _weigh(before: dict[str, int], after: dict[str, int], slabs: dict[str, int], pids: list[int]) -> Weight:
+    """Of those that have come: each function had one instance already, which its deploy proved."""
+    count = len(pids)
+    most = sorted(slabs, key=lambda name: -slabs[name])[:CACHES]
     parts = {name: (after.get(name, 0) - before.get(name, 0)) / count / MB for name in KERNEL}
     return Weight(
         uss=sum(map(uss_bytes, pids)) / count / MB,
@@ -123,27 +139,19 @@ def _weigh(before: dict[str, int], after: dict[str, int], pids: list[int], count
         kernel=sum(parts.values()),
         machine=(before["MemAvailable"] - after["MemAvailable"]) / count / MB,
         kernel_parts=parts,
+        caches={name: slabs[name] / count / MB for name in most},
     )
 
 
-def _prepare(platform: Platform, count: int) -> float:
-    """Deploy, and start some instances to see how fast it goes. Returns how long calls must hold, in seconds."""
+def _prepare(platform: Platform, count: int) -> None:
     config = {"keep_alive_seconds": 3600, "timeout_seconds": 300, "queue_max": 10_000}
-    platform.put("probe", HOLDING, namespace="default", **(config | {"keep_alive_seconds": 0, "max_instances": PROBE}))
     for number in range(FUNCTIONS):
-        platform.put(f"holding{number}", HOLDING, namespace="default", **config, max_instances=-(-count // FUNCTIONS))
-    replies, begun_at, errors = _hold(platform, ["probe"] * PROBE, 3.0)
-    if not replies:
-        raise RuntimeError(f"{errors} of {PROBE} calls failed\n{platform.log_text()[-2000:]}")
-    seconds = max(_served_at(replies)) - begun_at
-    nobody = lambda document: not any(one.get("instances") for one in document["functions"] if one["name"] == "probe")  # noqa: E731
-    platform.wait_until("the probe's instances have ended", "/api/v1/statistics", nobody)
-    return min(HOLD_SECONDS_MAX, 2.0 + 2.0 * seconds * count / PROBE)
+        platform.put(f"holding{number}", HOLDING.format(number=number), namespace="default", **config, max_instances=-(-count // FUNCTIONS))
 
 
-def _fill(platform: Platform, count: int, hold: float) -> Run:
+def _fill(platform: Platform, count: int) -> Run:
     names = [f"holding{number % FUNCTIONS}" for number in range(count)]
-    replies, begun_at, errors = _hold(platform, names, hold)
+    replies, begun_at, errors = _hold(platform, names)
     instances = len({reply.header("x-dayfly-instance") for reply in replies})
     times = [at - begun_at for at in _served_at(replies)]
     milliseconds = [1000 * seconds for seconds in times]
@@ -151,15 +159,47 @@ def _fill(platform: Platform, count: int, hold: float) -> Run:
     return Run(max(times, default=0.0), quantile(milliseconds, 0.5), quantile(milliseconds, 0.99), errors + missing)
 
 
-def _hold(platform: Platform, names: list[str], seconds: float) -> tuple[list[Reply], float, int]:
-    """A call of each name at once, all holding for so long. Returns the answers, when they were sent, and how many failed."""
-    opened = time.time() + 0.001 * len(names)  # connections are made before the clock runs
-    body = json.dumps({"until": opened + seconds}).encode()
+def _hold(platform: Platform, names: list[str]) -> tuple[list[Reply], float, int]:
+    """A call of each name at once, all held until the last one is there. Returns the answers, when they were sent, and how many failed."""
     headers = {"Authorization": f"Bearer {platform.token}", "Content-Type": "application/json"}
-    raws = [Request("POST", f"/api/v1/functions/{name}/invoke", headers, body).raw("127.0.0.1") for name in names]
-    driven = drive([Arrival(0.0, raw, platform.address) for raw in raws], connections=len(raws), drain_seconds=seconds + 60)
+    raws = [Request("POST", f"/api/v1/functions/{name}/invoke", headers, b"{}").raw("127.0.0.1") for name in names]
+    with _gate(platform, len(names)):
+        driven = drive([Arrival(0.0, raw, platform.address) for raw in raws], connections=len(raws), drain_seconds=HOLD_SECONDS_MAX + 60)
     replies, errors = split(driven)
+    if errors:
+        sys.stderr.write(f"density: {errors} of {len(raws)} calls failed{failures(driven)}\n{platform.log_text()[-2000:]}\n")
     return replies, driven.begun_at, errors
+
+
+@contextmanager
+def _gate(platform: Platform, count: int) -> Iterator[None]:
+    """Shut until `count` instances wait at it, HOLD_SECONDS_MAX at most."""
+    left = threading.Event()
+
+    def watch() -> None:
+        until = time.monotonic() + HOLD_SECONDS_MAX
+        while not left.wait(LOOK_SECONDS) and time.monotonic() < until and _waiting(inodes) < count:
+            pass
+        opened.close()  # and each lock with its file
+
+    with ExitStack() as opened:
+        files = [opened.enter_context(path.open("rb")) for path in (platform.data / "code").glob("*/handler.py")]
+        for file in files:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        inodes = {str(os.fstat(file.fileno()).st_ino) for file in files}
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            left.set()
+            watcher.join()
+
+
+def _waiting(inodes: set[str]) -> int:
+    """Processes that wait for a lock on one of these files (proc_locks(5)), each once: what is read in parts may repeat itself."""
+    lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return len({words[5] for words in lines if words[1:3] == ["->", "FLOCK"] and words[6].rpartition(":")[2] in inodes})
 
 
 def _served_at(replies: Iterable[Reply]) -> list[float]:
@@ -177,7 +217,8 @@ def _bare(sizes: list[float]) -> Run:
 def _stop(count: int, number: int, notes: dict[str, str]) -> Run:
     before = _network_namespaces()
     with _platform(count) as platform:
-        filled = _fill(platform, count, _prepare(platform, count))
+        _prepare(platform, count)
+        filled = _fill(platform, count)
         process, alive, namespaces = platform.process, len(platform.processes()), _network_namespaces()
         assert process is not None
         begun = time.perf_counter()

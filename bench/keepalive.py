@@ -1,47 +1,37 @@
 """keepalive-sim: cold starts of the learned keep-alive against a fixed ten minutes, at equal wasted memory, on a drawn trace.
 
-Two weeks of functions drawn from what was published of Azure Functions (Shahrad et al., ATC 2020): rates over eight orders of magnitude,
-45 % at most one call an hour, 81 % at most one a minute; triggers by share; half of the functions below a second, memory of half below
-170 MB and of 90 % below 400 MB. How calls follow each other within a function was published only in part, so there are two traces:
+The trace of the figure is that of bench/wild.py: two weeks of applications drawn from what was published of Azure Functions. Beside it the
+same with log-normal times between calls in place of Gamma distributed ones, and the two of bench/guessed.py: that is how much the answer
+depends on what nobody published. On each of them three policies are moved by one knob until they waste as much memory as the fixed one:
 
-- *plain*, the figure: HTTP calls are a Poisson stream with a daily cycle, timers are periodic, queues and events come in bursts;
-- *varied*, beside it: of the functions that no timer calls 10 % are called by machines at regular times, 45 % in sessions, and
-  45 % by a renewal process between regular and Poisson. That follows the paper's figure of how inter-arrival times vary, as remembered
-  and not as looked up.
+- ours by what a spared start is worth (core/decide/keepalive.py, as the pool runs it);
+- the paper's hybrid policy by the range of its histogram, as in the paper's own comparison (`hybrid`, here);
+- the paper's percentiles over our bins (a policy of `dayfly simulate`) by the window that holds where the histogram says nothing.
 
-Which of them is nearer to the truth can be told by the paper's own policy, which is measured here too: on Azure's real trace it had about
-2.5 times fewer cold starts than ten minutes at the 75th percentile.
-
-Nothing is fitted to either trace but one knob a policy, moved until the wasted memory is the fixed policy's: ours the worth of a start, the
-paper's the window that holds where the histogram says nothing.
+Everything else is alike: functions that are not known yet are kept ten minutes (by the paper's policy as long as its range), and so are
+instances above the first. The percentile is over applications, as in the paper, each with the cold share of its calls.
 """
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from math import log, pi, sin, sqrt
+from functools import partial
+from math import ceil, log, sqrt
 
 import msgspec
 
+from bench import guessed, wild
 from bench.outcome import Outcome, Run, Series
+from dayfly.core.decide.keepalive import EDGES, HEAD, MARGIN, OBSERVATIONS_MIN, SPREAD_MIN, TAIL, IdleTimes, Windows, percentiles
 from dayfly.core.decide.simulate import POLICIES, Policy, Result, simulate
-from dayfly.core.model.trace import Arrival, Subject, Trace
+from dayfly.core.model.trace import Trace
 
-DAY = 86_400.0
-RATES = ((0.0, 1 / 14), (0.45, 24.0), (0.81, 1440.0), (1.0, 1e7))  # share of functions → calls a day at most, log-linear between
-RATE_MAX = 720.0  # busier ones are drawn at this: never cold under any policy that is compared, and the same waste under each
-TRIGGERS = (("http", 0.55), ("queue", 0.15), ("timer", 0.16), ("event", 0.02), ("orchestration", 0.07), ("other", 0.05))
-PERIODS = (60.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0, 43_200.0, DAY)
-DAILY_CYCLE = 0.6  # the rate swings by this part around its mean
-BURST_CALLS = 10.0
-START_SECONDS = 1.0  # so that the knob is in seconds; all functions alike
+BY_NAME = {policy.name: policy for policy in POLICIES}
+FIXED = BY_NAME["fixed-10min"]
 TOLERANCE = 0.015
-KNOB_SECONDS = (60.0, 30_000.0)
+KNOB_SECONDS = (60.0, 172_800.0)
 STEPS_MAX = 12
-
-Dice = random.Random
-Times = Iterator[float]
+BEYOND_SHARE_MAX, FORECAST_MARGIN, MINUTE = 0.5, 0.15, 60.0
 
 
 @dataclass(frozen=True)
@@ -54,178 +44,164 @@ class Size:
 
 
 FULL = Size(200, 14, (1, 2, 3))
-QUICK = Size(80, 4, (1,))
+QUICK = Size(50, 4, (1,))
+TRACES: dict[str, Callable[[int, int, int], Trace]] = {
+    "": wild.trace,
+    "log-normal": partial(wild.trace, shape=wild.LOGNORMAL),
+    "sessions": partial(guessed.trace, times=guessed.varied),
+    "independent": partial(guessed.trace, times=guessed.plain),
+}
+OURS = "dayfly"
+POLICY_NAMES = (OURS, "the paper's policy", "its percentiles, our bins")
 
 
 def simulated(quick: bool) -> Outcome:
-    """The ratio at the 75th percentile of functions, a run for each seed; both traces, ours and the paper's policy."""
+    """The ratio at the 75th percentile of applications, a run for each seed; every trace under every policy."""
     size = QUICK if quick else FULL
-    found = {
-        name: [_compare(trace(seed, size, times)) for seed in size.seeds]
-        for name, times in (("plain", plain_times), ("varied", varied_times))
-    }
-    series = [
-        Series("dayfly", [one.run(one.ours) for one in found["plain"]]),
-        Series("the paper's policy", [one.run(one.paper) for one in found["plain"]]),
-        Series("dayfly, varied trace", [one.run(one.ours) for one in found["varied"]]),
-        Series("the paper's policy, varied trace", [one.run(one.paper) for one in found["varied"]]),
-    ]
+    with ProcessPoolExecutor() as workers:  # figures are counts and not times: the processes may disturb each other
+        asked = {name: [workers.submit(_compared, name, seed, size) for seed in size.seeds] for name in TRACES}
+        found = {name: [one.result() for one in each] for name, each in asked.items()}
+    series = [Series(_called(policy, name), [one.run(policy) for one in each]) for name, each in found.items() for policy in POLICY_NAMES]
     method = (
-        f"{size.functions} functions over {size.days} days, seeds {size.seeds}, drawn from published Azure distributions; cold share of "
-        "the function at the 75th percentile under a fixed 10 minutes ÷ under the learned windows, whose one knob is bisected to the same "
-        f"wasted memory-seconds (within {TOLERANCE:.1%}); the columns p50 and p99 are the same ratio at those percentiles. The trace is "
-        "*plain* (HTTP calls are independent) unless it says *varied* (sessions and regular callers, too); on Azure's own the paper's "
-        "policy had about 2.5"
+        f"{size.functions} applications over {size.days} days, seeds {size.seeds}, drawn from the distributions published of Azure "
+        "Functions (bench/wild.py has each number's source); cold share of the application at the 75th percentile under a fixed 10 minutes "
+        f"÷ under the policy, whose one knob is moved to the same wasted memory-seconds (within {TOLERANCE:.1%}); the columns p50 and p99 "
+        "are the same ratio at those percentiles. *log-normal*: the same with another shape of times between calls; *sessions* and "
+        "*independent*: the earlier traces, less of which is published (bench/guessed.py). On Azure's own the paper's policy had about 2.5"
     )
-    return Outcome(series, method, {name: [one.facts() for one in each] for name, each in found.items()})
+    others = [name for name in TRACES if name]
+    beside = {_called(policy, name): name for name in others for policy in POLICY_NAMES[1:]}
+    facts: dict[str, object] = {name or "published": [one.facts() for one in each] for name, each in found.items()}
+    return Outcome(series, method, facts, tuple(others), beside)
+
+
+def _called(policy: str, name: str) -> str:
+    """A row of the report: ours on another trace is called as the trace."""
+    if not name:
+        return policy
+    return name if policy == OURS else f"{policy}, {name}"
+
+
+def _compared(name: str, seed: int, size: Size) -> "Comparison":
+    return compare(TRACES[name](seed, size.functions, size.days))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One trace under the fixed policy and, at the same waste, under ours and the paper's."""
+    """One trace under the fixed policy and, at the same waste, under the others; `shipped` is ours with the knob it is shipped with."""
 
     fixed: Result
-    ours: Result
-    paper: Result
-    knobs: tuple[float, float]
+    shipped: Result
+    others: dict[str, tuple[float, Result]]  # the knob, and what it gives
 
     def ratio(self, other: Result, percentile: float) -> float:
         """How many times fewer cold starts; 1 where both have none."""
         theirs, mine = self.fixed.share_at(percentile), other.share_at(percentile)
         return theirs / mine if mine else 1.0 if not theirs else float(self.fixed.calls)
 
-    def run(self, other: Result) -> Run:
+    def run(self, policy: str) -> Run:
+        _, other = self.others[policy]
         return Run(self.ratio(other, 0.75), self.ratio(other, 0.5), self.ratio(other, 0.99))
 
     def facts(self) -> dict[str, object]:
         return {
             "calls": self.fixed.calls,
-            "worth_seconds": round(self.knobs[0]),
-            "paper_fixed_seconds": round(self.knobs[1]),
-            **{one.policy: _shown(one) for one in (self.fixed, self.ours, self.paper)},
+            "fixed 10 minutes": self._shown(self.fixed),
+            "dayfly as shipped": self._shown(self.shipped),
+            **{name: {"knob_seconds": round(knob)} | self._shown(one) for name, (knob, one) in self.others.items()},
+        }
+
+    def _shown(self, result: Result) -> dict[str, float]:
+        return {
+            "cold_share_of_calls": round(result.cold_share, 6),
+            "cold_share_mean_of_functions": round(sum(result.shares) / len(result.shares), 4),
+            "cold_share_p50": round(result.share_at(0.5), 4),
+            "cold_share_p75": round(result.share_at(0.75), 4),
+            "wasted_memory": round(result.wasted_mb_seconds / self.fixed.wasted_mb_seconds, 3),
         }
 
 
-def _shown(result: Result) -> dict[str, float]:
-    return {
-        "cold_share_of_calls": round(result.cold_share, 5),
-        "cold_share_mean_of_functions": round(sum(result.shares) / len(result.shares), 4),
-        "cold_share_p50": round(result.share_at(0.5), 4),
-        "cold_share_p75": round(result.share_at(0.75), 4),
-        "wasted_gb_hours": round(result.wasted_mb_seconds / 1024 / 3600, 1),
-    }
+def compare(drawn: Trace) -> Comparison:
+    """All policies on one trace."""
+    fixed = simulate(drawn, FIXED)
+    tuned = dict(zip(POLICY_NAMES, (worth, paper, with_percentiles), strict=True))
+    others = {name: at_equal_waste(drawn, one, fixed.wasted_mb_seconds) for name, one in tuned.items()}
+    return Comparison(fixed, simulate(drawn, BY_NAME["histogram"]), others)
 
 
-def _compare(drawn: Trace) -> Comparison:
-    by_name = {policy.name: policy for policy in POLICIES}
-    fixed = simulate(drawn, by_name["fixed-10min"])
-    ours, paper = by_name["histogram"], by_name["percentiles"]
-
-    def worth(seconds: float) -> Policy:  # of functions that are not yet known ten minutes, as with the policy compared to
-        return msgspec.structs.replace(ours, fixed_seconds=600.0, worth_per_start_second=seconds / START_SECONDS)
-
-    def window(seconds: float) -> Policy:
-        return msgspec.structs.replace(paper, fixed_seconds=seconds)
-
-    knob, result = _at_equal_waste(drawn, worth, fixed.wasted_mb_seconds)
-    papers_knob, papers = _at_equal_waste(drawn, window, fixed.wasted_mb_seconds)
-    return Comparison(fixed, result, papers, (knob, papers_knob))
+def worth(seconds: float) -> Policy:
+    """Ours; the knob is what a spared start is worth."""
+    start_worth = seconds / wild.START_SECONDS
+    return msgspec.structs.replace(BY_NAME["histogram"], fixed_seconds=FIXED.fixed_seconds, worth_per_start_second=start_worth)
 
 
-def _at_equal_waste(drawn: Trace, tuned: Callable[[float], Policy], wasted: float) -> tuple[float, Result]:
-    """The knob, by bisection of its logarithm, and what it gives."""
-    low, high = KNOB_SECONDS
+def paper(seconds: float) -> Policy:
+    """The paper's; the knob is the range of its histogram."""
+    return msgspec.structs.replace(FIXED, choose=partial(hybrid, range_seconds=seconds))
+
+
+def with_percentiles(seconds: float) -> Policy:
+    """Its percentiles over our bins; the knob is the window where they say nothing."""
+    return msgspec.structs.replace(FIXED, choose=lambda seen, _, worth_seconds: percentiles(seen, seconds, worth_seconds))
+
+
+def at_equal_waste(drawn: Trace, tuned: Callable[[float], Policy], wasted: float) -> tuple[float, Result]:
+    """The knob and what it gives. Waste grows with it: half-way between bounds on a logarithmic scale, then by the waste at both."""
+    (low, high), below, above = KNOB_SECONDS, 0.0, 0.0
     for _ in range(STEPS_MAX):
-        knob = sqrt(low * high)
+        part = min(max(log(wasted / below) / log(above / below), 0.1), 0.9) if below and above else 0.5
+        knob = low * (high / low) ** part
         result = simulate(drawn, tuned(knob))
         if abs(result.wasted_mb_seconds / wasted - 1) <= TOLERANCE:
             break
-        low, high = (low, knob) if result.wasted_mb_seconds > wasted else (knob, high)
+        if result.wasted_mb_seconds > wasted:
+            high, above = knob, result.wasted_mb_seconds
+        else:
+            low, below = knob, result.wasted_mb_seconds
     return knob, result
 
 
-# ---- drawing a trace -------------------------------------------------------------------------------------------------------------------
+def hybrid(seen: IdleTimes, _fixed_seconds: float, _worth_seconds: float, *, range_seconds: float) -> Windows:
+    """The paper's policy (its section 4.2): a histogram in minutes up to a range; 5th to 99th percentile where its counts are concentrated;
+    around a forecast where most idle times are beyond the range; else kept as long as the range is. In place of its ARIMA forecast
+    the mean. Minutes are made of our bins, which are narrower up to 20 minutes and wider above."""
+    standard = Windows(0.0, range_seconds)
+    if seen.total < OBSERVATIONS_MIN:
+        return standard
+    bins = seen.bins()
+    within = [(EDGES[index], EDGES[index + 1], count) for index, count in bins if EDGES[index + 1] <= range_seconds]
+    inside = sum(count for _, _, count in within)
+    if inside < (1 - BEYOND_SHARE_MAX) * seen.total:
+        known = sum(count for _, count in bins)
+        if known < (1 - BEYOND_SHARE_MAX) * seen.total:
+            return standard
+        forecast = sum((EDGES[index] + EDGES[index + 1]) / 2 * count for index, count in bins) / known
+        return Windows(forecast * (1 - FORECAST_MARGIN), 2 * FORECAST_MARGIN * forecast, learned=True)
+    if _spread_of_minutes(within, inside, range_seconds) < SPREAD_MIN:
+        return standard
+    ahead = MINUTE * int(_edge(within, HEAD * inside, 0) / MINUTE) * (1 - MARGIN)
+    until = MINUTE * ceil(_edge(within, TAIL * inside, 1) / MINUTE) * (1 + MARGIN)
+    return Windows(ahead, until - ahead, learned=True)
 
 
-def trace(seed: int, size: Size, times: Callable[[Dice, str, float], Times]) -> Trace:
-    """Functions and their calls; one seed is one trace, exactly."""
-    dice = random.Random(seed)  # noqa: S311  (drawn again the same is the point)
-    seconds = size.days * DAY
-    subjects, arrivals = [], []
-    for number in range(size.functions):
-        trigger = dice.choices([name for name, _ in TRIGGERS], [share for _, share in TRIGGERS])[0]
-        rate = min(_rate(dice.random()), RATE_MAX)
-        memory = min(max(dice.lognormvariate(log(170), 0.67), 20.0), 1536.0)
-        run_median = min(dice.lognormvariate(log(0.7), 1.5), 60.0)
-        subjects.append(Subject(f"{trigger}-{number}", memory, START_SECONDS))
-        own = random.Random(dice.random())  # noqa: S311  (so that no function's draws move another's)
-        for at in times(own, trigger, rate):
-            if at >= seconds:
-                break
-            arrivals.append(Arrival(at, number, min(run_median * own.lognormvariate(0.0, 0.5), 300.0)))
-    arrivals.sort()
-    return Trace(subjects, arrivals, seconds)
+def _edge(within: list[tuple[float, float, int]], wanted: float, side: int) -> float:
+    passed = 0
+    for one in within:
+        passed += one[2]
+        if passed >= wanted:
+            return one[side]
+    return within[-1][side]
 
 
-def _rate(share: float) -> float:
-    """Calls a day of the function at this share of all functions."""
-    for (low, least), (high, most) in pairwise(RATES):
-        if share <= high:
-            return float(least * (most / least) ** ((share - low) / (high - low)))
-    return RATES[-1][1]
-
-
-def plain_times(dice: Dice, trigger: str, rate: float) -> Times:
-    """The trace of the figure."""
-    if trigger == "timer":
-        return _timer(dice, rate)
-    if trigger in ("queue", "event"):
-        return _bursts(dice, rate, 1.0)
-    return _poisson_by_day(dice, rate)
-
-
-def varied_times(dice: Dice, trigger: str, rate: float) -> Times:
-    """The one beside it."""
-    if trigger == "timer":
-        return _timer(dice, rate)
-    kind = dice.random()
-    if kind < 0.10:
-        return _renewal(dice, rate, 400.0)
-    if kind < 0.55:
-        return _bursts(dice, rate, 10.0 if trigger == "http" else 2.0)
-    return _renewal(dice, rate, dice.choice((1.0, 2.0, 4.0)))
-
-
-def _timer(dice: Dice, rate: float) -> Times:
-    period = min(PERIODS, key=lambda one: abs(log(one * rate / DAY)))
-    at = dice.random() * period
-    while True:
-        yield at + dice.random()
-        at += period
-
-
-def _poisson_by_day(dice: Dice, rate: float) -> Times:
-    """Thinning: drawn at the highest rate, kept in proportion to the hour's."""
-    at, phase = 0.0, dice.random() * 2 * pi
-    while True:
-        at += dice.expovariate((1 + DAILY_CYCLE) * rate / DAY)
-        if dice.random() * (1 + DAILY_CYCLE) < 1 + DAILY_CYCLE * sin(2 * pi * at / DAY + phase):
-            yield at
-
-
-def _bursts(dice: Dice, rate: float, pause_seconds: float) -> Times:
-    """Bursts at random, each of ten calls on average, with pauses of this median between them."""
-    at = 0.0
-    while True:
-        at += dice.expovariate(rate / BURST_CALLS / DAY)
-        for _ in range(1 + int(dice.expovariate(1 / (BURST_CALLS - 0.5)))):
-            yield at
-            at += dice.lognormvariate(log(pause_seconds), 1.0)
-
-
-def _renewal(dice: Dice, rate: float, shape: float) -> Times:
-    """Gamma distributed times between calls: coefficient of variation 1 ÷ √shape."""
-    at = 0.0
-    while True:
-        at += dice.gammavariate(shape, DAY / rate / shape)
-        yield at
+def _spread_of_minutes(within: list[tuple[float, float, int]], inside: int, range_seconds: float) -> float:
+    """Coefficient of variation of the counts of all minutes within the range, those of a wide bin spread over the minutes it has."""
+    minutes: dict[int, float] = {}
+    squares = 0.0
+    for low, high, count in within:
+        if high - low > MINUTE:
+            squares += count * count / ((high - low) / MINUTE)
+        else:
+            minutes[int(low / MINUTE)] = minutes.get(int(low / MINUTE), 0.0) + count
+    squares += sum(one * one for one in minutes.values())
+    number = max(1.0, range_seconds / MINUTE)
+    return sqrt(max(0.0, squares / number - (inside / number) ** 2)) / (inside / number)

@@ -76,3 +76,13 @@ def machine_memory() -> dict[str, int]:
     """Every figure of /proc/meminfo, in bytes."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3}
+
+
+def slab_memory() -> dict[str, int]:
+    """Bytes of each cache of kernel objects, full or not; empty where only root may ask (slabinfo(5))."""
+    try:
+        lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
+    except OSError:
+        return {}
+    rows = (line.split() for line in lines)
+    return {row[0]: int(row[14]) * int(row[5]) * os.sysconf("SC_PAGE_SIZE") for row in rows}

@@ -15,9 +15,11 @@ MODULES = {
     "egress": "dayfly.node.egress",
     "control": "dayfly.api.main",
     "gateway": "dayfly.gateway.main",
+    "front": "dayfly.gateway.front",
 }
 PRIVILEGED = ("node",)  # keeps root; every other role becomes a user of its own before it touches a socket
-DRAIN_EXTRA_SECONDS = 2.0  # what a gateway gets beyond its own drain timeout before it is killed
+LISTENERS = {"gateway": (supervisor.LISTENER,), "front": (supervisor.FRONT_TLS, supervisor.FRONT_PLAIN)}
+DRAIN_EXTRA_SECONDS = 2.0  # what those who listen get beyond the drain timeout before they are killed
 STOP_SECONDS = {"node": 5.0, "egress": 2.0, "control": 6.0}
 
 
@@ -32,13 +34,13 @@ def command(role: str) -> list[str]:
     return [sys.executable, "-I", "-m", "dayfly.app", role]
 
 
-def roles(drain_seconds: float) -> list[supervisor.Role]:
+def roles(drain_seconds: float, *, front: bool) -> list[supervisor.Role]:
     """The roles of one machine, in the order in which they start."""
-    stops = STOP_SECONDS | {"gateway": drain_seconds + DRAIN_EXTRA_SECONDS}
+    stops = STOP_SECONDS | dict.fromkeys(LISTENERS, drain_seconds + DRAIN_EXTRA_SECONDS)
     return [
-        supervisor.Role(name, command(name), stop_seconds=stops[name], listener=name == "gateway")
+        supervisor.Role(name, command(name), stop_seconds=stops[name], listeners=LISTENERS.get(name, ()))
         for name, module in MODULES.items()
-        if module_exists(module)
+        if module_exists(module) and (front or name != "front")
     ]
 
 
@@ -48,20 +50,26 @@ def read_settings(fd: int) -> bytes:
 
 
 def run_supervisor(descriptors: str, log_file: str = "") -> int:
-    """The parent. `descriptors`: settings (a memfd, so that nobody reads them from argv), public socket, announcements, then the
-    locks that this process holds for as long as it lives and hands to nobody."""
+    """The parent. `descriptors`: settings (a memfd, so that nobody reads them from argv), announcements, public socket, the front's two
+    (-1: none), then the locks that this process holds for as long as it lives and hands to nobody."""
     import json
+    import resource
 
-    settings_fd, listener_fd, announce_fd, *locks = map(int, descriptors.split(","))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard, hard)
+    )  # all roles inherit it: the usual soft limit is 1024, of which an instance takes two
+    settings_fd, announce_fd, public, tls, plain, *locks = map(int, descriptors.split(","))
+    listeners = dict(zip((supervisor.LISTENER, supervisor.FRONT_TLS, supervisor.FRONT_PLAIN), (public, tls, plain), strict=True))
     for fd in locks:
         os.set_inheritable(fd, False)
     settings = json.loads(read_settings(settings_fd))
     _call_process("dayfly")
-    facts = {key: settings[key] for key in ("host", "port", "data", "run", "isolation", "log_level")}
+    facts = {key: settings[key] for key in ("host", "port", "data", "run", "isolation", "log_level", "domain", "front_https_port")}
     return supervisor.Supervisor(
-        roles(settings["drain_timeout_seconds"]),
+        roles(settings["drain_timeout_seconds"], front=tls >= 0),
         settings_fd=settings_fd,
-        listener_fd=listener_fd,
+        listeners={number: fd for number, fd in listeners.items() if fd >= 0},
         announce_fd=announce_fd,
         state_file=f"{settings['run']}/{supervisor.STATE_FILE}",
         facts=facts | {"log_file": log_file},
@@ -103,14 +111,17 @@ def _run_role(name: str) -> int:
 
         os.set_inheritable(supervisor.LISTENER, False)
         extra["listener"] = socket.socket(fileno=supervisor.LISTENER)
+    elif name == "front":
+        extra["listeners"] = LISTENERS[name]
     if name != "node":  # every instance is a fork of the node: what it does not import, nobody carries
         from dayfly import telemetry
 
         telemetry.configure(name, settings.log_level)
     unprivileged = os.geteuid() == 0 and name not in PRIVILEGED
-    if unprivileged:
+    supervisor_pid = os.getppid()
+    if unprivileged or name == "front":
         from dayfly.sandbox import privileges
-
+    if unprivileged:
         user = privileges.role_users(layout.data, settings.user)[name]
     if name in ("gateway", "node"):
         from dayfly.sandbox import launch
@@ -119,7 +130,10 @@ def _run_role(name: str) -> int:
     if os.read(supervisor.LIFELINE, 1) != supervisor.GO_BYTE:
         return 0  # the supervisor left before it was our turn
     if unprivileged:
-        privileges.drop(user, [layout.run, layout.data] if name == "control" else [layout.run])
+        folders = {"control": [layout.run, layout.data], "front": [layout.front]}
+        privileges.drop(user, folders.get(name, [layout.run]))
+    elif name == "front":  # it becomes a program that knows no lifeline
+        privileges.end_with(supervisor_pid)
     run(settings, layout, lifeline=supervisor.LIFELINE, ready=_ready, **extra)
     return 0
 

@@ -6,8 +6,8 @@ file it writes. Its only clock is `poll`: while nothing happens it sleeps and co
 
 Descriptors of a child, fixed numbers: LIFELINE (a pipe; one byte means "go", end-of-file means that the supervisor is gone),
 READY (a pipe; the child writes READY_BYTE when it serves, or a message why it cannot start), SETTINGS (a sealed memfd with the
-settings as JSON), LISTENER (the public socket, gateway only). All children are started at once so that their imports overlap,
-but each may *run* only when the one before it is ready: that is the "go".
+settings as JSON), LISTENER (the public socket, gateway only), FRONT_TLS and FRONT_PLAIN (the TLS front's). All children are started at
+once so that their imports overlap, but each may *run* only when the one before it is ready: that is the "go".
 """
 
 import contextlib
@@ -17,8 +17,8 @@ import select
 import signal
 import time
 
-LIFELINE, READY, SETTINGS, LISTENER = 3, 4, 5, 6
-FIRST_FREE_FD = 20  # the supervisor keeps its own descriptors at or above this number, clear of the four above
+LIFELINE, READY, SETTINGS, LISTENER, FRONT_TLS, FRONT_PLAIN = 3, 4, 5, 6, 7, 8
+FIRST_FREE_FD = 20  # the supervisor keeps its own descriptors at or above this number, clear of those above
 GO_BYTE, READY_BYTE = b"g", b"r"
 
 START_SECONDS_MAX = 30.0  # all roles ready at the first start, or the start has failed
@@ -46,13 +46,13 @@ def process_start_ticks(pid: int) -> int:
 
 
 class Role:
-    """What to start: argv, how long it may take to end, and whether it gets the public socket."""
+    """What to start: argv, how long it may take to end, and which listening sockets it gets (by the numbers above)."""
 
-    def __init__(self, name: str, argv: list[str], *, stop_seconds: float, listener: bool = False) -> None:
+    def __init__(self, name: str, argv: list[str], *, stop_seconds: float, listeners: tuple[int, ...] = ()) -> None:
         self.name = name
         self.argv = argv
         self.stop_seconds = stop_seconds
-        self.listener = listener
+        self.listeners = listeners
 
 
 class Child:
@@ -80,14 +80,14 @@ class Child:
 
 
 class Supervisor:
-    """Runs until SIGTERM or SIGINT. `facts` (url, data, version …) go into the state file as they are."""
+    """Runs until SIGTERM or SIGINT. `listeners`: number in a child → our descriptor. `facts` go into the state file as they are."""
 
     def __init__(
-        self, roles: list[Role], *, settings_fd: int, listener_fd: int, announce_fd: int, state_file: str, facts: dict[str, object]
+        self, roles: list[Role], *, settings_fd: int, listeners: dict[int, int], announce_fd: int, state_file: str, facts: dict[str, object]
     ) -> None:
         self.children = [Child(role) for role in roles]
         self.settings_fd = _high(settings_fd)
-        self.listener_fd = _high(listener_fd)
+        self.listeners = {number: _high(fd) for number, fd in listeners.items()}
         self.announce_fd = _high(announce_fd)
         self.state_file = state_file
         self.facts = facts
@@ -171,8 +171,7 @@ class Supervisor:
         child.started_at, child.started_epoch = time.monotonic(), time.time()
         child.ready, child.permitted, child.reason = False, False, b""
         given = [(lifeline_read, LIFELINE), (ready_write, READY), (self.settings_fd, SETTINGS)]
-        if child.role.listener and self.listener_fd >= 0:
-            given.append((self.listener_fd, LISTENER))
+        given += [(self.listeners[number], number) for number in child.role.listeners]
         actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in given]
         environment = {key: value for key, value in os.environ.items() if key != "DAYFLY_TOKEN"}  # the command line's own secret
         argv = child.role.argv
@@ -270,9 +269,8 @@ class Supervisor:
     def _end(self) -> None:
         """Stop accepting, then end the children, last started first. Bounded: who does not end in time is killed."""
         self.log("info", "stopping")
-        if self.listener_fd >= 0:
-            os.close(self.listener_fd)
-            self.listener_fd = -1
+        while self.listeners:
+            os.close(self.listeners.popitem()[1])
         for child in reversed(self.children):
             self._stop(child)
         if os.path.exists(self.state_file):  # noqa: PTH110

@@ -14,6 +14,7 @@ FUNCTION = {
     "namespace": "default",
     "name": "hello",
     "url": "/function/hello",
+    "routes": ["GET /users/{id}"],
     "version": 2,
     "live": {"2": 1.0},
     "runtime": "python3.11",

@@ -102,7 +102,7 @@ def test_an_error_of_the_api_is_three_lines_and_4(cli, api, name):
 
 
 def test_the_namespace_goes_with_the_request(cli, api):
-    cli("ls", "-n", "team")
+    assert "GET /users/{id}" in cli("ls", "-n", "team").out
     assert api.seen[-1].query["namespace"] == "team"
 
 

@@ -41,7 +41,7 @@ def made(base: Path) -> Layout:
 def test_owners_and_modes_are_those_of_the_layout(base):
     me = os.geteuid()
     layout = made(base)
-    control, gateway, egress = (user.uid for user in role_users(layout.data).values())
+    control, gateway, egress, front = (user.uid for user in role_users(layout.data).values())
     found = tree(base)
     assert found["data"] == (0o711, me)
     assert found["data/run"] == (0o711, me)
@@ -57,6 +57,8 @@ def test_owners_and_modes_are_those_of_the_layout(base):
     before = tree(base)
     made(base)
     assert tree(base) == before
+    hand_over(layout, role_users(layout.data), front=True)
+    assert "data/front" not in before and tree(base) == before | {"data/front": (0o700, front)}
 
 
 @pytest.mark.root

@@ -301,6 +301,14 @@ class PoolWorld(RuleBasedStateMachine):
         self.pool.submitted(it, self.now)
         self.carry_out()
 
+    @precondition(lambda self: self.pool.waiting)
+    @rule(seconds=st.floats(-0.1, 2.0))
+    def hurry(self, seconds: float) -> None:
+        it, by = self.pool.waiting[-1], self.now + seconds
+        self.pool.hurried(it, by, self.now)
+        self.carry_out()
+        assert it.state == WAITING or min(by, it.deadline) <= self.now or self.pool.wait_seconds > 0
+
     @precondition(lambda self: self.asked)
     @rule()
     def begin_start(self) -> None:

@@ -34,7 +34,7 @@ def test_an_event_call_reaches_the_function_and_comes_back_with_every_header():
             taken = rig.behaviour.instances[0].calls[0]
             lines = taken.meta.split(b"\n")
             assert lines[:5] == [b"POST", b"/a%20b", b"x=1", b"127.0.0.1", b"http"]
-            assert b"x-forwarded-for: 127.0.0.1" in lines
+            assert not any(line.startswith(b"x-forwarded") for line in lines), "an instance knows them by the lines above"
             records, _ = rig.ledger.take_usage(10)
             assert [record.outcome for record in records] == ["ok", "ok"]
             assert records[0].cold and not records[1].cold and records[0].bytes_in == 7

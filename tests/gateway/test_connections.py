@@ -88,6 +88,19 @@ def test_who_is_refused_a_connection_reads_why_although_a_request_was_under_way(
     run(main())
 
 
+def test_a_trusted_proxy_has_as_many_connections_as_it_likes() -> None:
+    async def main() -> None:
+        async with gateway(connections_per_peer_max=1, trusted_proxies="127.0.0.2") as rig:
+            rig.serve(function())
+            for _ in range(3):
+                reader, writer = await connect(rig, "127.0.0.2")
+                writer.write(GET)
+                assert (await reader.readuntil(b"null")).startswith(b"HTTP/1.1 200")
+            assert not rig.site.peers
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("peer", "network"),
     [

@@ -54,7 +54,7 @@ CHUNKS = [
            without=(b"x-t", b"x-u")),
     served("trailers make nobody somebody", "9110 §6.5.1",
            chunked(b"0\r\nauthorization: x\r\nx-forwarded-for: 192.0.2.1\r\nhost: other\r\n\r\n"),
-           lines=(b"host: t", b"x-forwarded-for: 127.0.0.1"), without=(b"authorization",)),
+           lines=(b"host: t",), without=(b"authorization", b"x-forwarded-for")),
     served("trailers of a request that waits its turn", "9110 §6.5.1", get() + chunked(b"0\r\nx-call-id: x\r\n\r\n"), answers=(200, 200)),
     *(
         refused(f"chunk size {size!r}", "§7.1", chunked(size + b"\r\nhello\r\n0\r\n\r\n"))

@@ -213,7 +213,7 @@ def test_broken_bytes_at_the_real_port_are_answered_or_cut_and_the_next_caller_i
         @given(broken(), cuts)
         def check(raw: bytes, pieces: list[int]) -> None:
             sent = runner.run(_spoken(rig, pieces_of(raw, pieces)))
-            assert {status for status, _ in final(sent)} <= ALLOWED | {404}
+            assert {status for status, _ in final(sent)} <= ALLOWED | {404, 503}  # control, whose all other addresses are, is not there
             assert runner.run(rig.request("GET", "/function/hello"))[0] == 200
 
         return check

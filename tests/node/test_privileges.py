@@ -101,14 +101,14 @@ def test_dropped_process_dies_with_its_parent(tmp_path: Path) -> None:
 def test_users() -> None:
     """Every role has a user of its own, from the data directory's block; a name or number names control's alone."""
     own = privileges.role_users("/var/lib/dayfly")
-    assert set(own) == {"control", "gateway", "egress"}
+    assert set(own) == {"control", "gateway", "egress", "front"}
     first, count = privileges.uid_block("/var/lib/dayfly")
-    assert len({user.uid for user in own.values()}) == len({user.gid for user in own.values()}) == 3
+    assert len({user.uid for user in own.values()}) == len({user.gid for user in own.values()}) == 4
     assert all(first <= number < first + count for user in own.values() for number in user)
     for user, uid in (("4711", 4711), ("nobody", 65534)):
         named = privileges.role_users("/var/lib/dayfly", user)
         assert named["control"].uid == uid
-        assert {role: named[role] for role in ("gateway", "egress")} == {role: own[role] for role in ("gateway", "egress")}
+        assert {role: named[role] for role in own if role != "control"} == {role: own[role] for role in own if role != "control"}
 
 
 @pytest.mark.root
@@ -127,7 +127,7 @@ def test_two_platforms_share_no_user(uid_map: str) -> None:
     """Neither roles with roles, nor roles with instances, in one data directory or two; also where only small uids are mapped."""
     places = ("/var/lib/dayfly", "/srv/other")
     roles = [user.uid for place in places for user in privileges.role_users(place, uid_map=uid_map).values()]
-    assert len(set(roles)) == 6
+    assert len(set(roles)) == 8
     for place in places:
         first, count = privileges.instance_uids(place, uid_map)
         assert not [uid for uid in roles if first <= uid < first + count]

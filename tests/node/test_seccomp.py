@@ -48,6 +48,19 @@ def test_exactly_the_listed_calls(machine: str) -> None:
     assert len(program) // 8 < 4096
 
 
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("children", [0, 0x7C020000])
+def test_each_instances_copy_in_the_kernel_fits_into_one_page(machine: str, children: int) -> None:
+    """Counted as bpf_convert_filter (net/core/filter.c) translates: a return is two instructions, and so is a jump with two targets, a
+    constant above 2^31 one more; seven go before, and the program has a head."""
+    size = 7
+    for code, yes, no, constant in struct.iter_unpack("<HBBI", seccomp.program(children=children, machine=machine)):
+        jumps = code in (0x15, 0x35, 0x45)
+        size += 2 if code == 0x06 or (jumps and yes and no) else 1
+        size += jumps and constant >> 31
+    assert size * 8 + 128 <= 4096
+
+
 DANGEROUS = [
     *("unshare", "setns", "mount", "pivot_root", "ptrace", "bpf", "keyctl", "io_uring_setup", "userfaultfd", "init_module"),
     *("open_by_handle_at", "process_vm_writev", "seccomp", "pidfd_getfd", "kexec_load", "chroot", "fsopen"),

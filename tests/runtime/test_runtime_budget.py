@@ -79,3 +79,11 @@ def test_large_bodies_do_not_stay_in_memory(start: Start) -> None:
         instance.invoke("x" * 5_000_000, fd=True)
         instance.invoke("x" * (frames.INLINE_BYTES_MAX - 10))
     assert resident() < before + 4_000_000
+
+
+def test_an_instance_has_no_shared_memory_but_its_progress_page(start: Start) -> None:
+    """Pages of a shared mapping stay with its file, whatever madvise says, and the file is a kernel's object more for each instance."""
+    instance = start("def handler(event, context):\n    return [line for line in open('/proc/self/maps') if line.split()[1][3] == 's']\n")
+    instance.boot()
+    shared = instance.invoke("x" * (frames.INLINE_BYTES_MAX - 10)).json()
+    assert [line for line in shared if "gconv" not in line and "progress" not in line] == []

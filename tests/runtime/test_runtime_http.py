@@ -10,7 +10,7 @@ import pytest
 
 from dayfly.runtime import frames
 from dayfly.runtime.contracts import headers
-from dayfly.runtime.contracts.http import HEADS_MAX, HttpContract, query_parameters, unquote
+from dayfly.runtime.contracts.http import HEADS_MAX, HttpContract, port_of, query_parameters, unquote
 from dayfly.runtime.failure import Fault
 from dayfly.runtime.inbox import Call
 from tests.runtime.conftest import Start
@@ -56,6 +56,8 @@ def test_the_event_is_payload_format_2(every: Start) -> None:
             "x-colon": "a: b",
             "x-forwarded-for": "192.0.2.7",
             "x-forwarded-proto": "http",
+            "x-forwarded-host": "fn.example.org:8080",
+            "x-forwarded-port": "8080",
         },
         "queryStringParameters": {"x": "1,ä", "y": ""},
         "requestContext": {
@@ -277,3 +279,27 @@ def test_a_large_binary_body_arrives_by_descriptor(start: Start) -> None:
     instance.boot()
     body = bytes(range(256)) * 8192
     assert instance.request(http_head("POST", headers=[("host", "a")]), body, fd=True).body == body[::-1]
+
+
+def test_a_call_by_a_route_says_which_and_what_its_parameters_are(every: Start) -> None:
+    instance = every("def handler(event, context):\n    return event\n")
+    instance.boot()
+    head = http_head("GET", "/users/a%20b+c/x%2Fy/z", "", HEADERS) + b"\n:route: GET /users/{id}/{rest+}"
+    seen = instance.request(head, call_id="id-1").json()
+    assert (seen["routeKey"], seen["requestContext"]["routeKey"]) == ("GET /users/{id}/{rest+}", "GET /users/{id}/{rest+}")
+    assert seen["pathParameters"] == {"id": "a b+c", "rest": "x/y/z"}
+    assert seen["rawPath"] == seen["requestContext"]["http"]["path"] == "/users/a%20b+c/x%2Fy/z"
+    assert not [name for name in seen["headers"] if "route" in name]
+    seen = instance.request(http_head("GET", "/fixed", "", HEADERS) + b"\n:route: ANY /fixed", call_id="id-2").json()
+    assert seen["routeKey"] == "ANY /fixed" and "pathParameters" not in seen
+
+
+@pytest.mark.parametrize(
+    ("host", "scheme", "port"),
+    [("a.test", "http", "80"), ("a.test", "https", "443"), ("a.test:8443", "https", "8443"), ("[::1]", "http", "80"), ("", "http", "80")],
+)
+def test_the_port_is_the_one_the_client_used(host: str, scheme: str, port: str) -> None:
+    assert port_of(host, scheme) == port
+    seen = event(headers=[("host", host), ("x-forwarded-host", "shop.example.com:1"), ("x-forwarded-for", "192.0.2.1, 10.0.0.1")])
+    assert seen["requestContext"]["domainName"] == seen["headers"]["x-forwarded-host"] == "shop.example.com:1"
+    assert (seen["headers"]["x-forwarded-port"], seen["headers"]["x-forwarded-for"]) == ("1", "192.0.2.1, 10.0.0.1")

@@ -87,16 +87,17 @@ def _cmdline(pid: int) -> bytes:
 
 
 if __name__ == "__main__":
-    from dayfly.supervisor import Role, Supervisor
+    from dayfly.supervisor import LISTENER, Role, Supervisor
 
     plan, stop_seconds, (settings, listener, announce), folder = json.loads(sys.argv[1])
     toys = [
-        Role(name, [sys.executable, TOY, name, how, folder], stop_seconds=stop_seconds, listener=how == "listens") for name, how in plan
+        Role(name, [sys.executable, TOY, name, how, folder], stop_seconds=stop_seconds, listeners=(LISTENER,) if how == "listens" else ())
+        for name, how in plan
     ]
     supervisor = Supervisor(
         toys,
         settings_fd=settings,
-        listener_fd=listener,
+        listeners={LISTENER: listener},
         announce_fd=announce,
         state_file=f"{folder}/state.json",
         facts={"log_level": "debug", "data": folder},

@@ -4,6 +4,7 @@ Anything else is a defect of ours: answered 500 `internal` with an incident id, 
 and never with a body or a header of the request, which may hold secrets.
 """
 
+from math import ceil
 from typing import Any
 
 from litestar import Request, Response
@@ -31,7 +32,7 @@ def refused(_request: AnyRequest, refusal: Refusal) -> Response[dict[str, object
     """A Refusal as an answer."""
     headers: dict[str, str] = {}
     if refusal.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, round(refusal.retry_after_seconds)))
+        headers["Retry-After"] = str(max(1, ceil(refusal.retry_after_seconds)))
     if refusal.kind.code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
     return Response(refusal.body(), status_code=refusal.kind.status, headers=headers, media_type="application/json")

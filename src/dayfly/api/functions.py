@@ -138,6 +138,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
         "namespace": summary.namespace,
         "name": summary.name,
         "url": summary.url,
+        "routes": [route.text for route in config.route],
         "version": summary.version.number,
         "live": weights_of(summary.live),
         "runtime": config.runtime,

@@ -32,6 +32,7 @@ class FunctionSummary(Answer):
     namespace: str
     name: str
     url: str
+    routes: list[str]
     version: int
     live: dict[str, float]
     runtime: str

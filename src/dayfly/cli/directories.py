@@ -51,10 +51,10 @@ def prepare(settings: Settings) -> Layout:
     return layout
 
 
-def hand_over(layout: Layout, users: Mapping[str, Owner]) -> None:
+def hand_over(layout: Layout, users: Mapping[str, Owner], *, front: bool = False) -> None:
     """Make or check the roles' own folders, and give them what other users of the platform's left there: an older Dayfly had one for
     all roles, and who they are depends on `user` and on where DATA lies. Nobody else may be at work in DATA. Raises Failure.
-    """
+    `front`: there is a TLS front."""
     control, gateway, egress = users["control"], users["gateway"], users["egress"]
     sockets_mode = 0o2710 if gateway != control else 0o700  # setgid: the sockets in it get the gateway's group
     for path, mode, owner in (
@@ -64,6 +64,7 @@ def hand_over(layout: Layout, users: Mapping[str, Owner]) -> None:
         (layout.builds, 0o711, control),
         (layout.control_sockets, sockets_mode, (control[0], gateway[1])),
         (layout.egress_sockets, 0o700, egress),
+        *([(layout.front, 0o700, users["front"])] if front else ()),
     ):
         try:
             _folder(Path(path), mode, owner)

@@ -74,6 +74,8 @@ def print_deployed(done: dict[str, Any]) -> None:
     else:
         output.result(f"{done['name']} version {done.get('version')} is live")
     output.result(f"  url   {done['url']}")
+    for route in done.get("routes") or []:
+        output.result(f"  route {route}")
     stages = done.get("seconds") if isinstance(done.get("seconds"), dict) else {}
     spent = "  ".join(
         f"{stage} {output.milliseconds(float(s) * 1000)}" for stage, s in (stages or {}).items() if isinstance(s, int | float)
@@ -98,12 +100,18 @@ def ls(session: Session) -> None:
     if session.json:
         output.document(answer)
         return
-    rows = [
-        (f["name"], weights_text(f["live"]), f["runtime"], f"{f['memory_mb']} MB", f["auth"], output.moment(f["updated_at"]))
+    rows: list[tuple[str, ...]] = [
+        (f["name"], weights_text(f["live"]), f["runtime"], f"{f['memory_mb']} MB", f["auth"], output.moment(f["updated_at"]), _routes(f))
         for f in answer["functions"]
     ]
-    empty = "no functions yet: `dayfly new hello && dayfly deploy hello`"
-    output.show_table(("name", ">version", "runtime", ">memory", "auth", "deployed"), rows, empty=empty)
+    columns: tuple[str, ...] = ("name", ">version", "runtime", ">memory", "auth", "deployed", "routes")
+    if not any(row[-1] for row in rows):
+        rows, columns = [row[:-1] for row in rows], columns[:-1]
+    output.show_table(columns, rows, empty="no functions yet: `dayfly new hello && dayfly deploy hello`")
+
+
+def _routes(function: dict[str, Any]) -> str:
+    return "; ".join(function.get("routes") or ())
 
 
 def weights_text(weights: dict[str, float]) -> str:
@@ -123,6 +131,8 @@ def describe(session: Session, name: str) -> None:
         output.document(answer)
         return
     output.result(f"{answer['name']}  {session.profile.url}{answer['url']}")
+    for route in answer.get("routes", ()):
+        output.result(f"  route {route}")
     for group in ("config", "statistics", "usage_today"):
         output.result(f"\n{group.replace('_', ' ')}")
         for key, value in answer[group].items():

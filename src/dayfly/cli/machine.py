@@ -94,7 +94,7 @@ def _uv() -> str:
 
 def limits() -> list[Check]:
     """Open files and processes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the platform raises the soft one to it
     checks = [
         Check("limits", "open files", OK, str(hard))
         if hard == resource.RLIM_INFINITY or hard >= NOFILE_WANTED
@@ -102,8 +102,8 @@ def limits() -> list[Check]:
             "limits",
             "open files",
             WARN,
-            f"{soft} (hard {hard})",
-            "about one connection or instance for each two",
+            str(hard),
+            "each instance takes two, each connection one; beyond that calls are refused (503)",
             f"ulimit -Hn {NOFILE_WANTED * 4}, or LimitNOFILE= in the unit",
         )
     ]

@@ -96,6 +96,7 @@ def down(session: Session, data: str, run: str, config: str) -> None:
 def status(session: Session, data: str, run: str, config: str) -> None:
     """Show whether the platform runs here: roles, pids, uptime, memory, address. Exit code 3 when it does not."""
     from dayfly.cli import directories, running
+    from dayfly.core.wire import caddy
 
     _, layout = _here(session, data, run, config)
     pid = running.holder(layout)
@@ -113,11 +114,15 @@ def status(session: Session, data: str, run: str, config: str) -> None:
         role["uptime_seconds"] = round(time.time() - role["started_at"], 1) if role.get("started_at") and role.get("pid") else None
         role.pop("start_ticks", None)
     url = f"http://{f'[{host}]' if ':' in host else host}:{facts.get('port')}" if host else None
+    https = caddy.urls_of(facts.get("domain", ""), facts.get("front_https_port", 443))
     log = facts.get("log_file") or None
     if session.json:
-        output.document({"running": True, "pid": pid, "url": url, "data": layout.data, "run": layout.run, "log": log, "roles": roles})
+        where = {"url": url, "https": https, "data": layout.data, "run": layout.run, "log": log}
+        output.document({"running": True, "pid": pid, **where, "roles": roles})
         return
-    output.result(f"running at {url}  data {layout.data}" + (f"  log {directories.log_file(layout)}" if log else ""))
+    output.result(
+        f"running at {' '.join([str(url), *https])}  data {layout.data}" + (f"  log {directories.log_file(layout)}" if log else "")
+    )
     rows = [
         (
             name,

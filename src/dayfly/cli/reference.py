@@ -13,6 +13,7 @@ from msgspec import inspect as shapes
 
 from dayfly.core.manifest.function import NUMBERS
 from dayfly.core.model.function import FunctionConfig
+from dayfly.core.model.limits import NO_LIMITS
 from dayfly.core.model.settings import Settings
 
 FUNCTION_ABOUT = {
@@ -31,11 +32,19 @@ FUNCTION_ABOUT = {
     "keep_alive": "auto learns from the function's idle times; fixed keeps to keep_alive_seconds, as does giving that alone.",
     "keep_alive_seconds": "How long an idle instance is kept; with auto, until enough is learned. 0: not at all.",
     "queue_max": "Calls waiting at most; further ones get 429.",
+    "limits": "Rate, calls inside, size of bodies, quotas by the day: a table; see [functions.md](functions.md#limits).",
     "egress": "Network of the function: `none`, `internet`, `all` (private networks, too, if `egress_max` lets it), or a list of hosts.",
+    "route": "Addresses beside /function/NAME, by host, path and methods; see [functions.md](functions.md#routes).",
+    "cors": "Which pages of other origins may call it from a browser; the gateway answers for it; see [functions.md](functions.md#cors).",
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
-FILE_ONLY = ("provisioned",)  # tables, which no flag can say
+FILE_ONLY = {
+    "provisioned": "[[provisioned]]",
+    "route": "[[route]]",
+    "cors": "[cors]",
+    "limits": "[limits]",
+}  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
 
@@ -67,15 +76,17 @@ def _field(field: Any) -> Field:
     if field.default is msgspec.NODEFAULT:
         default = "" if field.default_factory is msgspec.NODEFAULT else str(field.default_factory() or "")
     else:
-        default = "" if field.default in ("", ()) else str(field.default)
+        default = "" if field.default in ("", (), None, NO_LIMITS) else str(field.default)
     if field.name in EMPTY_MEANS:
         default = ""
     if isinstance(inner, shapes.UnionType):
         words = [str(value) for part in inner.types if isinstance(part, shapes.LiteralType) for value in part.values]
+        if not words:
+            return Field(field.name, "table", default, "", about)
         return Field(field.name, "|".join([*words, "list"]), default, "", about)
     if isinstance(inner, shapes.LiteralType):
         return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
-    kind = KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType) else "list")
+    kind = KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType | shapes.StructType) else "list")
     return Field(field.name, kind, default, _bounds(field.name, inner), about)
 
 
@@ -97,7 +108,7 @@ def page() -> str:
     parts += [FUNCTION_HEAD]
     for field in fields_of(FunctionConfig):
         flag = {"env": "-e KEY=VALUE", "secrets": "--secret NAME"}.get(field.name, "--" + field.name.replace("_", "-"))
-        said = f"`{field.name}` in dayfly.toml" if field.name not in FILE_ONLY else f"`[[{field.name}]]` in dayfly.toml"
+        said = f"`{FILE_ONLY.get(field.name, field.name)}` in dayfly.toml"
         parts += [_section(field, said if field.name in FILE_ONLY else f"`dayfly deploy {flag}` · {said}")]
     return "\n".join(parts)
 

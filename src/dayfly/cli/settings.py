@@ -15,8 +15,10 @@ import msgspec
 from msgspec import inspect as shapes
 
 from dayfly.cli.failure import Failure
+from dayfly.core.decide.forwarded import Proxies
 from dayfly.core.model import egress
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire import caddy
 
 FILE = "dayfly.toml"
 FILE_BYTES_MAX = 1024 * 1024
@@ -66,6 +68,14 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str], *, config: str
         egress.reach(settings)
     except ValueError as error:
         raise Failure(f"`egress_allow` or `egress_deny`: {error}.", "Write ranges, separated by commas, as in 10.0.0.0/8.") from error
+    try:
+        Proxies(settings.trusted_proxies)
+    except ValueError as error:
+        raise Failure(f"`trusted_proxies`: {error}.", "Write ranges, separated by commas, as in 10.0.0.0/8, 127.0.0.1.") from error
+    try:
+        caddy.domains_of(settings)
+    except ValueError as error:
+        raise Failure(f"`domain`: {error}.", "Write names, separated by commas, as in example.org,www.example.org.") from error
     if settings.run:
         settings = msgspec.structs.replace(settings, run=str(Path(settings.run).expanduser().absolute()))
     return Resolved(settings, {name: source for name, (_, source) in values.items()}, unknown)

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from dayfly.cli import directories, output, profile, running
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_PLATFORM, Failure
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire import caddy
 from dayfly.sandbox import privileges
 
 BACKLOG = 4096
@@ -31,10 +33,10 @@ ANNOUNCE_SECONDS_MAX = supervisor.START_SECONDS_MAX + 15
 class Prepared:
     """Everything the supervisor inherits, as open descriptors."""
 
-    def __init__(self, settings: Settings, layout: Layout, listener: socket.socket, locks: list[int]) -> None:
+    def __init__(self, settings: Settings, layout: Layout, listeners: list[socket.socket], locks: list[int]) -> None:
         self.settings = settings
         self.layout = layout
-        self.listener = listener
+        self.listeners = listeners  # the public one; with `domain` the front's for HTTPS and HTTP, too
         self.locks = locks
         # When the shell started us, in seconds since boot (to 10 ms): "ready in" counts from there.
         self.born = supervisor.process_start_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK")
@@ -63,7 +65,8 @@ def up(settings: Settings, *, detach: bool, as_json: bool) -> None:
     os.close(announce_write)
     for fd in prepared.locks:
         os.close(fd)
-    prepared.listener.close()
+    for listener in prepared.listeners:
+        listener.close()
     if detach:
         announce(prepared, announce_read, child, as_json=as_json)
         return
@@ -79,39 +82,66 @@ def prepare(settings: Settings) -> Prepared:
     except ValueError as error:
         raise Failure(f"`user` = {settings.user!r}: {error}.", "Name an ordinary user with --user, or leave it out.") from error
     running.refuse_second(directories.locate(settings))
-    listener = listen(settings.host, settings.port)
-    locks: list[int] = []
-    try:
+    with ExitStack() as undo:
+        listeners = _listen_all(settings, undo)
+        locks: list[int] = []
         layout = directories.prepare(settings)
-        locks.append(running.lock(layout))
-        locks.append(running.lock_data(layout))
+        for lock in (running.lock, running.lock_data):
+            locks.append(lock(layout))
+            undo.callback(os.close, locks[-1])
         running.clear(layout)
-        directories.hand_over(layout, users)
+        directories.hand_over(layout, users, front=bool(settings.domain))
         running.write_pid(locks[0], layout, os.getpid())
-    except BaseException:
-        listener.close()
-        for fd in locks:
-            os.close(fd)
-        raise
-    settings = msgspec.structs.replace(settings, run=layout.run, port=listener.getsockname()[1])
-    return Prepared(settings, layout, listener, locks)
+        undo.pop_all()
+    return Prepared(_as_it_is(settings, layout, [listener.getsockname()[1] for listener in listeners]), layout, listeners, locks)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The public socket, bound and listening. Raises Failure naming who holds the port when that can be found out."""
+def _listen_all(settings: Settings, undo: ExitStack) -> list[socket.socket]:
+    """The public socket, and those of the TLS front if there is one. Raises Failure, also when the front cannot be had at all."""
+    listeners = [undo.enter_context(listen(settings.host, settings.port))]
+    if settings.domain:
+        from dayfly.gateway import front
+
+        if not front.program():
+            raise Failure(
+                "`domain` asks for a TLS front, and Caddy, which it is, is not installed.",
+                f"{sys.executable} -m pip install 'dayfly[tls]' (or install Caddy so that it is on PATH), or leave `domain` out and put a "
+                "proxy of your own in front (docs/operations.md).",
+                exit_code=EXIT_PLATFORM,
+            )
+        host = settings.front_host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")  # noqa: S104 - the public is meant
+        for port, flag in ((settings.front_https_port, "--front-https-port"), (settings.front_http_port, "--front-http-port")):
+            listeners.append(undo.enter_context(listen(host, port, flag)))
+    return listeners
+
+
+def _as_it_is(settings: Settings, layout: Layout, ports: list[int]) -> Settings:
+    """With the directory and the ports that were got, and the front, if there is one, believed about who called."""
+    settings = msgspec.structs.replace(settings, run=layout.run, port=ports[0])
+    if not settings.domain:
+        return settings
+    proxies = ",".join(part for part in (settings.trusted_proxies, caddy.gateway_address(settings)) if part)
+    return msgspec.structs.replace(settings, front_https_port=ports[1], front_http_port=ports[2], trusted_proxies=proxies)
+
+
+def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
+    """A public socket, bound and listening. Raises Failure naming who holds the port when that can be found out."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise Failure(f"{host!r} is no address of this machine: {error}.", "Correct --host; 127.0.0.1 is the default.") from error
+        hint = "Correct --host; 127.0.0.1 is the default." if flag == "--port" else "Correct --front-host, or leave it out."
+        raise Failure(f"{host!r} is no address of this machine: {error}.", hint) from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and host == "::" and flag != "--port":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(address)
         listener.listen(BACKLOG)
     except PermissionError as error:
         listener.close()
         raise Failure(
-            f"You may not listen on port {port}.", "Choose --port 1024 or above, or start as root.", exit_code=EXIT_PLATFORM
+            f"You may not listen on port {port}.", f"Choose {flag} 1024 or above, or start as root.", exit_code=EXIT_PLATFORM
         ) from error
     except OSError as error:
         listener.close()
@@ -119,7 +149,7 @@ def listen(host: str, port: int) -> socket.socket:
 
         raise Failure(
             f"Cannot listen on {host}:{port}: {error.strerror}{port_holder(port)}.",
-            "End that program or choose another port with --port (0 picks a free one).",
+            f"End that program or choose another port with {flag} (0 picks a free one).",
             exit_code=EXIT_PLATFORM,
             code="port_in_use",
         ) from error
@@ -136,9 +166,11 @@ def become_supervisor(prepared: Prepared, announce_fd: int, *, detach: bool) -> 
     running.write_pid(prepared.locks[0], prepared.layout, os.getpid())
     settings_fd = os.memfd_create("dayfly-settings", os.MFD_CLOEXEC)
     os.write(settings_fd, msgspec.json.encode(prepared.settings))
-    descriptors = [settings_fd, prepared.listener.fileno(), announce_fd, *prepared.locks]
+    sockets = [listener.fileno() for listener in prepared.listeners]
+    descriptors = [settings_fd, announce_fd, *sockets, *[-1] * (3 - len(sockets)), *prepared.locks]
     for fd in descriptors:
-        os.set_inheritable(fd, True)
+        if fd >= 0:
+            os.set_inheritable(fd, True)
     os.chdir("/")
     arguments = [*app.command("supervisor"), ",".join(map(str, descriptors)), log_file]
     os.execv(arguments[0], arguments)  # noqa: S606 (our own interpreter)
@@ -245,11 +277,20 @@ def missing_walls(url: str) -> list[str]:
 def _print(prepared: Prepared, pid: int, token: str, missing: list[str], *, as_json: bool) -> None:
     """What was started, once. The token is shown this one time."""
     ready_ms = round((time.clock_gettime(time.CLOCK_BOOTTIME) - prepared.born) * 1000)
-    facts: dict[str, Any] = {"url": prepared.url, "data": prepared.layout.data, "pid": pid, "isolation": prepared.settings.isolation}
+    https = caddy.urls_of(prepared.settings.domain, prepared.settings.front_https_port)
+    facts: dict[str, Any] = {
+        "url": prepared.url,
+        "https": https,
+        "data": prepared.layout.data,
+        "pid": pid,
+        "isolation": prepared.settings.isolation,
+    }
     if as_json:
         output.document(facts | {"missing": missing, "token": token or None, "ready_ms": ready_ms, "version": __version__})
         return
     output.result(f"Dayfly {__version__} at {prepared.url}")
+    for url in https:
+        output.result(f"  https      {url}")
     output.result(f"  data       {prepared.layout.data}")
     output.result(f"  isolation  {prepared.settings.isolation}" + (f", {len(missing)} of this machine's walls missing" if missing else ""))
     if token:

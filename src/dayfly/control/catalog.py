@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from dayfly.control.provisioned import Floors
 from dayfly.control.vault import Vault
+from dayfly.core.decide.routes import Routes, routes_of
 from dayfly.core.model.function import Catalog as Whole
 from dayfly.core.model.function import Function, Token, Version
 from dayfly.core.wire.link import FunctionChanged, FunctionRemoved, Snapshot, ToGateway, TokensChanged
@@ -29,6 +30,8 @@ class Catalog:
         self.revision = 0
         self.functions: dict[tuple[str, str], Function] = {}
         self.tokens: dict[str, Token] = {}
+        self.routes = Routes()
+        self.claiming = asyncio.Lock()  # held from a transaction that may claim routes (`check`) until its `put`
         self._listeners: dict[Listener, int] = {}  # the revision each has confirmed
         self._floors = Floors()
         self._late: set[Listener] = set()  # those that confirmed too late the last time
@@ -41,11 +44,18 @@ class Catalog:
         """The state at start; nobody listens yet."""
         self.functions = {(function.namespace, function.name): self._floored(function, time.time()) for function in all_functions}
         self.tokens = {token.id: token for token in tokens}
+        for function in all_functions:
+            self.routes.put(function)
+
+    def check(self, function: Function) -> None:
+        """Raises Refusal conflict when a route of `function`, as it would be, is another's. Called in the transaction that makes it so."""
+        self.routes.check(function.namespace, function.name, routes_of(function))
 
     def put(self, function: Function) -> None:
         """A function is new or different."""
         function = self._floored(function, time.time())
         self.functions[(function.namespace, function.name)] = function
+        self.routes.put(function)
         self.revision += 1
         self._tell(FunctionChanged(self.revision, function))
 
@@ -62,6 +72,7 @@ class Catalog:
     def remove(self, namespace: str, name: str) -> None:
         """A function is gone. Nothing happens when it was not there."""
         if self.functions.pop((namespace, name), None) is not None:
+            self.routes.remove(namespace, name)
             self.revision += 1
             self._tell(FunctionRemoved(self.revision, namespace, name))
 

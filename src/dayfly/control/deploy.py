@@ -110,17 +110,19 @@ class Deployer:
         async with self.changing(order.namespace, order.name):
             present = await self._store(_same_as_live, order.namespace, order.name, prepared)
             if present is not None:
-                return _deployed(order, present, clock, missing=await self._missing(prepared.config))
+                return _deployed(order, present, prepared.config, clock, missing=await self._missing(prepared.config))
+            self._catalog.routes.check(order.namespace, order.name, prepared.config.route)  # early; what counts is `activate`'s
             await self._build(prepared, clock, held)
             number = await self._store(functions.reserve_number, order.namespace, order.name)
             version = _version(order, prepared, number)
             proved = await self._prove(version, clock)
             clock.stage("activate", f"version {number}")
-            function = await self._store(activate, version, self._vault, self._settings.versions_kept)
-            self._catalog.put(function)
+            async with self._catalog.claiming:
+                function = await self._store(activate, version, self._vault, self._settings.versions_kept, self._catalog.check)
+                self._catalog.put(function)
         await self._catalog.wait_applied()
         log.info("deployed", function=order.name, namespace=order.namespace, version=number)
-        return _deployed(order, number, clock, proved=proved, missing=proved.missing, warnings=warnings_of(prepared.config, proved))
+        return _deployed(order, number, prepared.config, clock, proved=proved, missing=proved.missing)
 
     async def _prepare(self, order: Order) -> tuple[Prepared, bundle.Unpacked]:
         """Unpack into a temporary folder and check everything that can be checked without starting anything."""
@@ -217,8 +219,9 @@ class _Clock:
         return self.seconds
 
 
-def activate(tx: sa.Connection, version: Version, vault: Vault, kept: int) -> Function:
-    """Keep a proved version, point `live` at it, forget what retention allows; the function as gateways must know it."""
+def activate(tx: sa.Connection, version: Version, vault: Vault, kept: int, check: Callable[[Function], None]) -> Function:
+    """Keep a proved version, point `live` at it, forget what retention allows; the function as gateways must know it. What `check` refuses
+    did not happen."""
     namespace, name = version.namespace, version.function
     functions.add_version(tx, version)
     functions.put_alias(tx, namespace, name, rollout.whole(LIVE, version.number))
@@ -228,6 +231,7 @@ def activate(tx: sa.Connection, version: Version, vault: Vault, kept: int) -> Fu
     functions.drop_versions(tx, namespace, name, dropped)
     function = load_function(tx, vault, namespace, name)
     assert function is not None
+    check(function)
     return function
 
 
@@ -280,18 +284,19 @@ def standing(missing: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _deployed(
-    order: Order, number: int, clock: _Clock, *, missing: tuple[str, ...], warnings: tuple[str, ...] = (), proved: Proved | None = None
+    order: Order, number: int, config: FunctionConfig, clock: _Clock, *, missing: tuple[str, ...], proved: Proved | None = None
 ) -> Deployed:
     """The last word. Without `proved` the version was there before."""
     return Deployed(
         version=number,
         unchanged=proved is None,
         url=url_of(order.namespace, order.name),
+        routes=tuple(route.text for route in config.route),
         init_ms=round(proved.init_us / 1000, 3) if proved else None,
         start_ms=round(proved.start_us / 1000, 3) if proved else None,
         walls=standing(missing),
         missing=missing,
-        warnings=warnings,
+        warnings=warnings_of(config, proved) if proved else (),
         seconds=clock.stop(),
     )
 

@@ -27,6 +27,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
     version: int
     unchanged: bool
     url: str
+    routes: tuple[str, ...]
     init_ms: float | None
     start_ms: float | None
     walls: tuple[str, ...]

@@ -12,7 +12,7 @@ GONE_MAX = 16  # ended gateways kept apart, in case the link only broke; older o
 GAUGES = ("in_flight", "waiting", "instances")
 COUNTERS = ("calls", "errors", "rejected", "cold", "bytes_in", "bytes_out", "instances_started", "instances_lost")
 LATEST = ("idle_times", "ahead_seconds", "keep_seconds")  # not to be added up: what the latest gateway says
-TABLES = ("sums_us", "outcomes")
+TABLES = ("sums_us", "outcomes", "refusals")
 
 GatewayKey = tuple[str, int]
 FunctionKey = tuple[str, str]

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from dayfly.control.worker import Store
-from dayfly.core.model.errors import BY_CODE, Fault, Refusal
+from dayfly.core.decide.meter import NOT_RUN
+from dayfly.core.model.errors import Refusal
 from dayfly.core.model.records import UsageRecord
 from dayfly.store import usage
 from dayfly.store.usage import UsageDay
@@ -16,9 +17,6 @@ from dayfly.store.usage import UsageDay
 DAY_SECONDS = 86_400
 FLUSH_SECONDS = 1.0
 PENDING_MAX = 100_000  # functions × days not yet written; reached only when the disk is full for long
-
-# A call that never ran is not billed and counts as no call of the function: the caller's fault, or no capacity.
-_NOT_RUN = frozenset(code for code, kind in BY_CODE.items() if kind.fault in (Fault.CALLER, Fault.CAPACITY)) | {"start_failed"}
 
 
 class Usage:
@@ -42,7 +40,7 @@ class Usage:
         self.dropped += dropped
         for record in records:
             outcome = record.outcome
-            if outcome in _NOT_RUN:
+            if outcome in NOT_RUN:
                 continue
             key = (int(record.finished_at) // DAY_SECONDS, record.namespace, record.function)
             day = pending.get(key)

@@ -4,6 +4,7 @@ Plain dictionaries, changed between two awaits, read by every call. Never touche
 """
 
 from dayfly.core.decide.access import parse_token, verified
+from dayfly.core.decide.routes import Routes
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Catalog, Function, Token
 
@@ -16,6 +17,7 @@ class CatalogMirror:
     def __init__(self) -> None:
         self.revision = -1
         self.functions: dict[tuple[str, str], Function] = {}
+        self.routes = Routes()
         self._tokens: dict[str, Token] = {}
         self._verified: dict[bytes, Token | None] = {}
 
@@ -27,15 +29,20 @@ class CatalogMirror:
     def replace(self, catalog: Catalog) -> None:
         self.revision = catalog.revision
         self.functions = {(function.namespace, function.name): function for function in catalog.functions}
+        self.routes = Routes()
+        for function in catalog.functions:
+            self.routes.put(function)
         self.set_tokens(catalog.revision, catalog.tokens)
 
     def set_function(self, revision: int, function: Function) -> None:
         self.revision = revision
         self.functions[function.namespace, function.name] = function
+        self.routes.put(function)
 
     def remove_function(self, revision: int, namespace: str, name: str) -> None:
         self.revision = revision
         self.functions.pop((namespace, name), None)
+        self.routes.remove(namespace, name)
 
     def set_tokens(self, revision: int, tokens: tuple[Token, ...]) -> None:
         self.revision = revision

@@ -9,15 +9,16 @@ import array
 import asyncio
 import errno
 import fcntl
-import mmap
 import os
+import resource
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from dayfly.gateway.page import Page
 from dayfly.runtime import frames
 
 SEND_BUFFER_BYTES = 1024 * 1024
@@ -27,6 +28,7 @@ LARGE_READ_BYTES = 16 * 1024  # a read this large may hold thousands of frames: 
 TURN_SECONDS = 0.001  # reading one instance for longer than this is made up for:
 SPOILT = (errno.EPIPE, errno.ECONNRESET, errno.EPERM)  # shut down; or told to take no descriptors (SO_PASSRIGHTS)
 REST_FACTOR = 4  # it is not read for this many times as long, so that a flood of frames has a fifth of the loop at most
+SPARE_DESCRIPTORS = 128  # that no instance gets: the last ones are for connections, bodies and the other roles
 F_ADD_SEALS, SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1033, 1, 2, 4, 8
 _ANSWER_HEADER = frames.ANSWER.size
 _pack_request = frames.REQUEST.pack
@@ -217,7 +219,7 @@ class Channel:
         self._ended = False
         self._socket: socket.socket | None = None
         self._output = -1
-        self._progress: mmap.mmap | None = None
+        self._progress: Page | None = None
 
     def became_ready(self, meta: bytes, now: float) -> None:
         """It said READY at `now`. Raises msgspec.DecodeError when that is nonsense, and changes nothing then."""
@@ -232,20 +234,28 @@ class Channel:
 
     def open(self, boot: bytes) -> tuple[socket.socket, int, int]:
         """Make the instance's descriptors: (its end of the answers socket, progress memfd, write end of the output pipe). The caller
-        hands them over and closes its copies. `boot` waits in the socket for the instance to read."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        page = os.memfd_create("dayfly-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(page, frames.PROGRESS_BYTES)
-        # Without the seals the instance could shrink the file under our mapping and kill the gateway with SIGBUS.
-        fcntl.fcntl(page, F_ADD_SEALS, SEAL_SHRINK | SEAL_GROW | SEAL_SEAL)
-        self._progress = mmap.mmap(page, frames.PROGRESS_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._output, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(output_write, True)
-        self._socket = ours
-        ours.sendall(frames.CONTROL.pack(frames.BOOT, len(boot), 0) + boot)
+        hands them over and closes its copies. `boot` waits in the socket for the instance to read. Raises OSError, and leaves nothing open,
+        when this process has as many descriptors as it may."""
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket = ours
+            undo.callback(theirs.close)
+            if theirs.fileno() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS:  # they get the lowest free numbers
+                raise OSError(errno.EMFILE, "the gateway has as many open files as it may (ulimit -n, LimitNOFILE)")
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            page = os.memfd_create("dayfly-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            undo.callback(os.close, page)
+            os.ftruncate(page, frames.PROGRESS_BYTES)
+            # Without the seals the instance could shrink the file under our mapping and kill the gateway with SIGBUS.
+            fcntl.fcntl(page, F_ADD_SEALS, SEAL_SHRINK | SEAL_GROW | SEAL_SEAL)
+            self._progress = Page(page)
+            self._output, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(output_write, True)
+            ours.sendall(frames.CONTROL.pack(frames.BOOT, len(boot), 0) + boot)
+            undo.pop_all()
         return theirs, page, output_write
 
     def listen(self) -> None:
@@ -257,20 +267,13 @@ class Channel:
 
     def running(self, slots: int) -> list[int]:
         """Sequence numbers of the calls this instance has begun and not ended, from its progress page."""
-        page = self._progress
-        if page is None:
+        if self._progress is None:
             return []
-        found = []
-        for slot in range(min(slots, frames.SLOTS_MAX)):
-            seq, _ = frames.SLOT.unpack_from(page, slot * frames.SLOT.size)
-            if seq:
-                found.append(seq)
-        return found
+        return [seq for slot in range(min(slots, frames.SLOTS_MAX)) if (seq := self._progress.seq(slot))]
 
     def latest(self) -> int:
         """Sequence number of the call that this instance, serving one at a time, began last; 0 before the first."""
-        seq, _ = frames.SLOT.unpack_from(self._progress, frames.LATEST * frames.SLOT.size) if self._progress is not None else (0, 0)
-        return int(seq)
+        return self._progress.seq(frames.LATEST) if self._progress is not None else 0
 
     def cancel(self, seq: int) -> None:
         """Tell the instance that the caller of this streamed answer has left."""

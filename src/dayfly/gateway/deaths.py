@@ -1,6 +1,7 @@
 """Why an instance came to nothing or ended, in the words its caller reads (Lambda's where Lambda has some). Pure functions.
 
-Called by gateway/fleet.py with what the instance said (FAILED), what the node said (Exited) or what the clock said.
+Called by gateway/fleet.py with what the instance said (FAILED), what the node said (Exited) or what the clock said; by gateway/reply.py
+with the error that a call was answered with.
 """
 
 from typing import Any
@@ -65,6 +66,28 @@ def death_text(channel: Channel) -> str:
     if exit_.code == 0:
         return "Runtime exited without providing a reason"
     return f"Runtime exited with error: exit status {exit_.code}"
+
+
+def error_in(body: bytes) -> dict[str, Any]:
+    """The error object that an instance answered with; {} when it is none."""
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+def outcome_of(error: dict[str, Any]) -> str:
+    """The code of core/model/errors.py for an error object of an instance."""
+    return _OUTCOMES.get(str(error.get("errorType")), "function_error")
+
+
+_OUTCOMES = {
+    "Runtime.ExitError": "function_crashed",
+    "Sandbox.Timedout": "function_timeout",
+    "Runtime.BadAnswer": "function_bad_answer",
+    "Runtime.MarshalError": "function_bad_answer",
+    "Function.ResponseSizeTooLarge": "function_bad_answer",
+}
 
 
 def _signal_name(number: int) -> str:

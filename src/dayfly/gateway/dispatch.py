@@ -1,10 +1,12 @@
-"""What a request means: an invocation at one of two doors, a question the gateway answers itself, or something for control.
+"""What a request means: an invocation at one of two doors or by a function's own route, a question the gateway answers itself, or
+something for control.
 
 Called by gateway/server.py when headers are complete. Routes (core/decide/route.py), admits (core/decide/admit.py) and makes the `Reply`
 that takes the body. The fast path is this file, reply.py, fleet.py and channel.py, in that order.
 """
 
 import base64
+import contextlib
 import os
 import random
 import re
@@ -12,7 +14,10 @@ import re
 import msgspec
 
 from dayfly.core.decide.admit import admit
+from dayfly.core.decide.cors import answer_lines, preflight_lines
+from dayfly.core.decide.forwarded import Proxies, last, told
 from dayfly.core.decide.route import PREFIX, Target, parse_target, pick_version
+from dayfly.core.decide.routes import DEFAULT_KEY
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.names import CALL_ID, DEFAULT_NAMESPACE, LIVE, checked_name, split_qualified
 from dayfly.core.model.settings import Settings
@@ -21,7 +26,9 @@ from dayfly.gateway.exchange import ALLOWED, Request, Sink
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
+from dayfly.gateway.limited import LIMITED
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
+from dayfly.runtime.frames import ROUTE_LINE
 
 REMEMBERED_TARGETS_MAX = 4096
 CLIENT_CONTEXT_BYTES_MAX = 3583
@@ -57,6 +64,7 @@ class Dispatch:
         self.fleet = fleet
         self.ledger = ledger
         self._forwarder = forwarder
+        self._proxies = Proxies(settings.trusted_proxies)
         self._targets: dict[bytes, Target] = {}
         self._ids = CallIds()
         self._die = random.Random(os.urandom(16))  # noqa: S311  (a coin between two versions, not a secret)
@@ -70,11 +78,11 @@ class Dispatch:
             elif match := _INVOKE.fullmatch(raw):
                 target = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
             elif raw == b"/healthz":
-                return _Health(request)
+                return _health(request)
             elif raw == b"*":
-                return _Options(request)
+                return _Known(request, 200, b"allow: %b\r\n" % ALLOWED.encode())
             else:
-                return self._forwarder.open(request)
+                return self._open_routed(request) or self._forwarder.open(request)
         if target.path:
             return self._open_event(request, target)
         if request.method != b"POST":
@@ -91,24 +99,62 @@ class Dispatch:
     # ---- /function/NAME --------------------------------------------------------------------------------------------------------
 
     def _open_event(self, request: Request, target: Target) -> Sink:
+        if request.method == b"OPTIONS" and (answer := self._preflight(request, target)):
+            return answer
         reply = self._admitted(request, EventReply, target)
         reply.meta = self._head(request, target, private=reply.entry.version.config.auth == "token")
         return reply
 
+    def _preflight(self, request: Request, target: Target) -> Sink | None:
+        """A browser asks before it calls a function with `[cors]`: answered here, without token and instance. None: it is a call."""
+        if not request.header(b"access-control-request-method") or not request.header(b"origin"):
+            return None
+        version = pick_version(self.catalog.function(target.namespace, target.function), target.qualifier, self._die.random())
+        if version.config.cors is None:
+            return None
+        return _Known(request, 204, preflight_lines(version.config.cors, request.header(b"origin").decode("latin-1")))
+
     def _head(self, request: Request, target: Target, private: bool) -> bytes:
         """The head lines of runtime/frames.py. A private function does not see the token that opened its door."""
-        connection, dropped = request.connection, request.dropped
-        lines = [request.method, target.path.encode(), target.query.encode(), connection.peer.encode(), b"http"]
-        forwarded = b""
+        peer, dropped = request.connection.peer, request.dropped
+        lines = [request.method, target.path.encode(), target.query.encode(), peer.encode(), b"http"]
         for name, value in request.headers:
             if name in dropped or (private and name == b"authorization"):
                 continue
-            if name == b"x-forwarded-for":
-                forwarded = value + b", "
-                continue
             lines.append(b"%b: %b" % (name, value))
-        lines.append(b"x-forwarded-for: " + forwarded + connection.peer.encode())
+        if self._proxies and self._proxies.trusts(peer):
+            client, scheme, more = told(request.headers, peer, self._proxies)
+            lines[3:5] = client.encode(), scheme.encode()
+            lines += more
         return b"\n".join(lines)
+
+    def _host(self, request: Request) -> str:
+        """The host that the client asked for, as far as anybody who is believed says so."""
+        if self._proxies and self._proxies.trusts(request.connection.peer) and (host := last(request.header(b"x-forwarded-host"))):
+            return host
+        return request.header(b"host").decode("latin-1")
+
+    # ---- a function's own route ------------------------------------------------------------------------------------------------
+
+    def _open_routed(self, request: Request) -> Sink | None:
+        """None when the address is nobody's: then it is control's."""
+        routes = self.catalog.routes
+        path, _, query = request.target.partition(b"?")
+        if not routes or not request.target.isascii():
+            return None
+        host, method = self._host(request), request.method.decode()
+        if method == "OPTIONS" and (wanted := request.header(b"access-control-request-method")):
+            with contextlib.suppress(Refusal):  # the function that would take the call is asked, if there is one
+                asked = routes.find(host, wanted.decode("latin-1"), path.decode())
+                if asked and (answer := self._preflight(request, Target(asked.namespace, asked.function, LIVE, "/", ""))):
+                    return answer
+        found = routes.find(host, method, path.decode())
+        if found is None:
+            return None
+        reply = self._open_event(request, Target(found.namespace, found.function, LIVE, path.decode(), query.decode()))
+        if found.key != DEFAULT_KEY and isinstance(reply, Reply):
+            reply.meta += b"\n%b%b" % (ROUTE_LINE, found.key.encode())
+        return reply
 
     # ---- POST /api/v1/functions/NAME/invoke ------------------------------------------------------------------------------------
 
@@ -139,13 +185,18 @@ class Dispatch:
                 raise Refusal("unauthorized", "The token is unknown or was revoked.") from None
             raise
         version = pick_version(function, target.qualifier, self._die.random())
+        if version.config.cors is not None and door is EventReply:
+            request.cors = answer_lines(version.config.cors, request.header(b"origin").decode("latin-1"))
         refusal = admit(version, token, token_was_given=bool(authorization), stopping=self.fleet.stopping)
         if refusal is not None:
             raise refusal
         if request.length > self.settings.body_bytes_max:
             raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
         call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
-        return door(self.fleet, request, self.fleet.entry(function, version), call_id)
+        entry = self.fleet.entry(function, version)
+        if entry.gate is not None:
+            door = LIMITED[door]
+        return door(self.fleet, request, entry, call_id)
 
 
 def _event_target(raw: bytes) -> Target:
@@ -181,17 +232,25 @@ def _client_context(value: bytes) -> bytes:
     return text
 
 
-class _Options:
-    """OPTIONS *: what this gateway takes at all (RFC 9110 §9.3.7). The base of everything it answers by itself."""
+def _health(request: Request) -> Sink:
+    """GET /healthz: this gateway takes calls."""
+    if request.method not in (b"GET", b"HEAD"):
+        raise Refusal("method_not_allowed", "Use GET.", extra={"allow": "GET, HEAD"})
+    return _Known(request, 200, _JSON_TEXT, b'{"status":"ok"}')
 
-    def __init__(self, request: Request) -> None:
+
+class _Known:
+    """An answer that is known before the request's body is here."""
+
+    def __init__(self, request: Request, status: int, lines: bytes, body: bytes = b"") -> None:
         self._request = request
+        self._answer = (status, lines, body)
 
     def body(self, chunk: bytes) -> None:
         """Nothing to do with it."""
 
     def complete(self) -> None:
-        self._request.respond(200, b"allow: %b\r\n" % ALLOWED.encode(), b"")
+        self._request.respond(*self._answer)
 
     def left(self) -> None:
         """Nothing to clean up."""
@@ -201,15 +260,3 @@ class _Options:
 
     def begun(self) -> bool:
         return False
-
-
-class _Health(_Options):
-    """GET /healthz: this gateway takes calls."""
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        if request.method not in (b"GET", b"HEAD"):
-            raise Refusal("method_not_allowed", "Use GET.", extra={"allow": "GET, HEAD"})
-
-    def complete(self) -> None:
-        self._request.respond(200, _JSON_TEXT, b'{"status":"ok"}')

@@ -15,8 +15,10 @@ from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.channel import Channel, VersionSocket
 from dayfly.gateway.ledger import FunctionLedger
+from dayfly.gateway.limits import Gate
 
 LATE_GRACE_SECONDS = 0.5
+CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
 
 Provers = Callable[[Channel | None, dict[str, Any]], None]
 
@@ -25,8 +27,8 @@ class Entry:
     """One version on this gateway."""
 
     __slots__ = (
-        "boot", "channels", "closed_at", "function", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
-        "socket", "timeout_seconds", "version",
+        "boot", "channels", "closed_at", "function", "gate", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
+        "socket", "timeout_seconds", "version", "warned_at",
     )  # fmt: skip
 
     def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
@@ -50,10 +52,12 @@ class Entry:
             ledger.idle_times,
         )
         self.socket = VersionSocket()
+        self.gate: Gate | None = None  # when the function or its namespace has limits
         self.channels: dict[str, Channel] = {}
         self.provers: list[Provers] = []
         self.proving_until = 0.0
         self.closed_at = 0.0
+        self.warned_at = float("-inf")  # when it was last logged that there is no room for its instances
         self.secrets = {name: function.secrets[name] for name in config.secrets if name in function.secrets}
         self.boot = {
             "namespace": version.namespace,
@@ -84,11 +88,19 @@ class Entry:
         # Several calls at once in one instance: its agent ends a late one by itself, so the whole instance is spared for a moment.
         at = now if pool.limits.concurrency == 1 else now - LATE_GRACE_SECONDS
         oldest = next(iter(pool.offered.values()), None)
-        if (oldest is None or oldest.deadline > at) and (not pool.waiting or pool.waiting[0].deadline > now):
+        if (oldest is None or oldest.deadline > at) and not pool.waiting.has_late(at):
             return
         slots = pool.limits.concurrency
         holders = {seq: channel.id for channel in self.channels.values() for seq in channel.running(slots)}
         pool.expired(holders, at)
+
+    def is_over(self, now: float, kill: Callable[[str], None]) -> bool:
+        """Of a version that is leaving: whether nothing is left of it. Instances that stay beyond their grace are ended."""
+        if self.closed_at and now - self.closed_at > CLOSE_GRACE_SECONDS:
+            for name in list(self.channels):
+                kill(name)
+            self.closed_at = now
+        return not self.channels and self.pool.closed
 
     def taken_by(self, channel: Channel, newest: int) -> list[int]:
         """Calls that the ended instance had begun, by its progress page. A page that names calls never made (above `newest`) or belongs

@@ -3,11 +3,14 @@
 gateway/server.py makes requests; dispatch, reply and forward answer them.
 """
 
+import time
 from http import HTTPStatus
+from math import ceil
 from typing import Protocol
 
 import msgspec
 
+from dayfly.core.decide.forwarded import NAMES as FORWARDED
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
 
@@ -27,6 +30,7 @@ HOP_BY_HOP = frozenset(
         b"expect",
     )
 )
+NOT_PASSED = HOP_BY_HOP | FORWARDED  # the latter are told by the gateway itself, as far as it believes them
 _EMPTY = frozenset((204, 205, 304))  # statuses whose answers have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5)
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -89,8 +93,8 @@ class Request:
     begins with '/' (or is '*'). `dropped` are the headers that are not passed on; `bodyless` answers have a head only."""
 
     __slots__ = (
-        "answered", "begun", "bodyless", "chunked", "close", "coded", "complete", "connection", "dropped", "expects", "headers", "held",
-        "length", "method", "received", "refusal", "sink", "target", "version",
+        "answered", "begun", "bodyless", "chunked", "close", "coded", "complete", "connection", "cors", "dropped", "expects", "headers",
+        "held", "length", "method", "received", "received_at", "refusal", "sink", "target", "version",
     )  # fmt: skip
 
     def __init__(self, connection: Wire) -> None:
@@ -99,7 +103,7 @@ class Request:
         self.target = b""
         self.version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
-        self.dropped = HOP_BY_HOP
+        self.dropped = NOT_PASSED
         self.length = -1
         self.coded = False  # chunked
         self.received = 0
@@ -111,8 +115,10 @@ class Request:
         self.begun = False
         self.chunked = False  # the answer
         self.bodyless = False
+        self.cors = b""  # header lines for browsers, in whatever answer there will be; b"" where the function asks for none
         self.sink: Sink | None = None
         self.refusal: Refusal | None = None
+        self.received_at = time.monotonic()
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or b""."""
@@ -131,7 +137,7 @@ class Request:
             length = b"content-length: 0\r\n" if status == 205 else b""
         else:
             length = b"content-length: %d\r\n" % len(body)
-        parts = (status_line(status), lines, length, connection.site.date, self._connection_line(), b"\r\n")
+        parts = (status_line(status), lines, self.cors, length, connection.site.date, self._connection_line(), b"\r\n")
         if self.bodyless:
             connection.write(b"".join(parts))
         else:
@@ -154,7 +160,8 @@ class Request:
         else:
             self.close = True
             framing = b""
-        self.connection.write(b"".join((status_line(status), lines, framing, self.connection.site.date, self._connection_line(), b"\r\n")))
+        head = (status_line(status), lines, self.cors, framing, self.connection.site.date, self._connection_line(), b"\r\n")
+        self.connection.write(b"".join(head))
 
     def send(self, chunk: bytes) -> None:
         """More of a body begun with `begin`."""
@@ -187,7 +194,7 @@ def refusal_answer(refusal: Refusal, call_id: str = "") -> tuple[int, bytes, byt
     kind = refusal.kind
     lines = b"content-type: application/json\r\n"
     if refusal.retry_after_seconds is not None:
-        lines += b"retry-after: %d\r\n" % max(1, round(refusal.retry_after_seconds))
+        lines += b"retry-after: %d\r\n" % max(1, ceil(refusal.retry_after_seconds))
     if kind.code == "unauthorized":
         lines += b'www-authenticate: Bearer realm="dayfly"\r\n'
     elif kind.code == "method_not_allowed":

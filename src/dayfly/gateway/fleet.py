@@ -17,7 +17,7 @@ import structlog
 from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, Retire, Start
 from dayfly.core.decide.evict import GreedyDual
 from dayfly.core.decide.starts import Starts
-from dayfly.core.model.call import Call
+from dayfly.core.model.call import WAITING, Call
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.core.ports import Provider
@@ -26,6 +26,7 @@ from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.deaths import death_text, error_of, init_error, init_timed_out, start_death
 from dayfly.gateway.entry import Entry, Provers, min_instances_of
 from dayfly.gateway.ledger import FunctionLedger, Ledger
+from dayfly.gateway.limits import Limiter
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
 from dayfly.gateway.templates import Templates
@@ -39,7 +40,6 @@ EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) m
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
 DORMANT_SECONDS = 30.0  # a version without instances and calls for this long gives its sockets back
 KEEP_SECONDS = 1.0  # between two looks for templates of versions that are gone
-CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
 
 
 class Fleet:
@@ -52,6 +52,7 @@ class Fleet:
         self._outputs = outputs = Outputs(ledger, settings.log_lines_per_call_max)
         self.on_output = outputs.raw
         self._prefix, self._seq = name, 0
+        self.limits = Limiter(settings.tariff_round_ms)
         self.templates = Templates(provider, ledger, outputs, name)
         self._loop = asyncio.get_running_loop()
         self._entries: dict[tuple[str, str, int], Entry] = {}
@@ -66,7 +67,7 @@ class Fleet:
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
             Offer: self._do_offer,
             Start: self._do_start,
-            Answer: lambda _, effect: effect.call.reply.refused(effect.code),
+            Answer: lambda _, effect: effect.call.reply.refused(effect.code, effect.retry_after_seconds),
             Retire: self._do_retire,
             Kill: self._do_kill,
             Clear: lambda entry, _: entry.socket.clear(),
@@ -81,8 +82,15 @@ class Fleet:
                 return found
             self._drain(found)
         made = Entry(function, version, self._settings, self.ledger.function(version.namespace, version.function))
+        made.gate = self.limits.gate(version)
         self._entries[version.key] = made
         return made
+
+    def limits_changed(self, namespace: str | None = None) -> None:
+        """Let the calls of a namespace (or of all) meet the limits as they are now; those inside stay."""
+        for key, entry in self._entries.items():
+            if namespace is None or key[0] == namespace:
+                entry.gate = self.limits.gate(entry.version)
 
     def submit(self, entry: Entry, reply: Any) -> Call:
         """A call enters. `reply` is told the answer, maybe before this returns (a refusal)."""
@@ -94,6 +102,9 @@ class Fleet:
         reply.call = call
         entry.pool.submitted(call, now)
         self._carry_out(entry)
+        if call.state == WAITING and (by := reply.wanted_by()) is not None:
+            entry.pool.hurried(call, by, now)
+            self._carry_out(entry)
         return call
 
     def _revived(self, entry: Entry) -> Entry:
@@ -164,7 +175,7 @@ class Fleet:
             if entry.pool.dormant(now, 0.0) or key not in known():
                 del self._entries[key]
                 self._drain(entry)
-        self._bury(now)
+        self._leaving = [entry for entry in self._leaving if not entry.is_over(now, self._provider.kill)]
         self.templates.tick(quiet=self._starts.quiet)
         if now >= self._keep_at:
             self._keep_at = now + KEEP_SECONDS
@@ -178,15 +189,6 @@ class Fleet:
                 channel.wanted = False
                 self._failed(channel, init_timed_out(limit), "init_failed")
                 self._provider.kill(channel.id)
-
-    def _bury(self, now: float) -> None:
-        for entry in list(self._leaving):
-            if not entry.channels and entry.pool.closed:
-                self._leaving.remove(entry)
-            elif entry.closed_at and now - entry.closed_at > CLOSE_GRACE_SECONDS:
-                for channel in entry.channels.values():
-                    self._provider.kill(channel.id)
-                entry.closed_at = now
 
     def _carry_out(self, entry: Entry) -> None:
         for effect in entry.pool.effects():
@@ -248,9 +250,11 @@ class Fleet:
         self._seq += 1
         now = time.monotonic()
         channel = Channel(f"{self._prefix}-{self._seq:x}", self, entry, now)
-        if not spawn(self._provider, entry, channel, parent=self.templates.parent(entry)):
-            entry.pool.failed(None, now, "start_failed")
+        if code := spawn(self._provider, entry, channel, parent=self.templates.parent(entry)):
+            entry.pool.failed(None, now, code)
             self._carry_out(entry)
+            if code == "overloaded":
+                self.release_one()
             return
         self._starts.begun(now)
         self._channels[channel.id] = channel

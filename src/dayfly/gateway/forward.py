@@ -57,16 +57,11 @@ class Forward(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
 
     def _head(self) -> bytes:
-        """The request's head as control sees it: the client's address appended, hop-by-hop headers gone."""
+        """The request's head as control sees it: with the address that connected, hop-by-hop headers gone."""
         request = self._request
         lines = [b"%b %b HTTP/1.1\r\n" % (request.method, request.target), b"connection: close\r\n"]
-        forwarded = b""
-        for name, value in request.headers:
-            if name == b"x-forwarded-for":
-                forwarded = value + b", "
-            elif name not in request.dropped:
-                lines.append(b"%b: %b\r\n" % (name, value))
-        lines.append(b"x-forwarded-for: %b%b\r\n" % (forwarded, request.connection.peer.encode()))
+        lines += [b"%b: %b\r\n" % pair for pair in request.headers if pair[0] not in request.dropped]
+        lines.append(b"x-forwarded-for: %b\r\n" % request.connection.peer.encode())
         if request.coded:
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")

@@ -96,10 +96,12 @@ class Ledger:
         else:
             self.usage.append(record)
 
-    def rejected(self, ledger: FunctionLedger, code: str) -> None:
-        """A call was refused before an instance saw it: counted, not billed."""
-        ledger.numbers.rejected += 1
-        ledger.numbers.outcomes[code] = ledger.numbers.outcomes.get(code, 0) + 1
+    def rejected(self, ledger: FunctionLedger, code: str, reason: str = "") -> None:
+        """A call was refused before an instance saw it: counted, not billed. `reason`: which limit, where the code alone does not say."""
+        numbers = ledger.numbers
+        numbers.rejected += 1
+        numbers.outcomes[code] = numbers.outcomes.get(code, 0) + 1
+        numbers.refusals[reason or code] = numbers.refusals.get(reason or code, 0) + 1
 
     def logged(self, ledger: FunctionLedger, record: LogRecord, now: float) -> None:
         """A piece of output; dropped and counted beyond the function's rate or the buffer's size."""

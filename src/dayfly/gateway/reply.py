@@ -16,7 +16,10 @@ import msgspec
 from dayfly.core.model.call import WAITING, Call
 from dayfly.core.model.errors import BY_CODE, Refusal
 from dayfly.core.model.records import UsageRecord
+from dayfly.core.wire.prefer import wait_preferred
+from dayfly.core.wire.throttle import ERROR_TYPE, throttled
 from dayfly.gateway.channel import Channel, Frame
+from dayfly.gateway.deaths import error_in, outcome_of
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request, refusal_answer
 from dayfly.gateway.fleet import Fleet
@@ -26,6 +29,8 @@ LOG_TAIL_BYTES = 4096
 REMEMBERED_BLOCKS_MAX = 1024
 REMEMBERED_BLOCK_BYTES_MAX = 1024
 RETRY_AFTER_SECONDS = 1.0
+THROTTLED = 429
+REJECTED = frozenset(("queue_full", "deadline_out_of_reach", "overloaded", "shutting_down"))  # refused at the door: no usage, no record
 
 _BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*[\t\x20-\x7e\x80-\xff]*\r\n)*")
 # Framing and identity are the gateway's to say; a function that names them is not believed.
@@ -33,6 +38,7 @@ _OURS = re.compile(
     rb"(?im)^(?:connection|content-length|transfer-encoding|keep-alive|upgrade|te|trailer|proxy-connection|date|x-call-id|"
     rb"x-dayfly-[a-z]+|server-timing):[^\r\n]*\r\n"
 )
+_CORS = re.compile(rb"(?im)^access-control-[a-z-]+:[^\r\n]*\r\n")  # the gateway's to say where a function has [cors]
 _WARM = b"x-dayfly-start: warm\r\nserver-timing: queue;dur=%.3f, exec;dur=%.3f\r\n"
 _COLD = b"x-dayfly-start: cold\r\nx-dayfly-origin: %b\r\nserver-timing: queue;dur=%.3f, start;dur=%.3f, init;dur=%.3f, exec;dur=%.3f\r\n"
 _good_blocks: dict[bytes, bytes] = {}
@@ -206,8 +212,13 @@ class Reply:
         else:
             self.request.finish()
 
-    def refused(self, code: str) -> None:
-        """No instance answered: the pool's or the platform's code."""
+    def wanted_by(self) -> float | None:
+        """Until when the caller wants a call begun that found no free instance; None when it did not say."""
+        wait = wait_preferred(self.request.header(b"prefer"))
+        return None if wait is None else self.request.received_at + wait
+
+    def refused(self, code: str, retry_after_seconds: float = 0.0) -> None:
+        """No instance answered: the pool's or the platform's code, and when it may be otherwise, if that is known."""
         if self.over:
             self._release_body()
             return
@@ -216,8 +227,9 @@ class Reply:
         if self.head_sent:
             self.request.abort()
         else:
-            self._answer_refusal(Refusal(code, self.detail or _SENTENCES.get(code, code), retry_after_seconds=_retry_after(code)))
-        if code in ("queue_full", "overloaded", "shutting_down"):
+            after = (retry_after_seconds or RETRY_AFTER_SECONDS) if BY_CODE[code].retryable else None
+            self._answer_refusal(Refusal(code, self.detail or _SENTENCES.get(code, code), retry_after_seconds=after))
+        if code in REJECTED:
             self._release_body()
             self.fleet.ledger.rejected(self.entry.ledger, code)
         else:
@@ -249,7 +261,7 @@ class Reply:
             total -= channel.start_us + channel.init_us
         self.queue_us = max(0, total - exec_us)
 
-    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> None:
+    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> UsageRecord:
         assert self.call is not None
         start_us = init_us = 0
         instance = ""
@@ -260,14 +272,13 @@ class Reply:
             if self.cold:
                 start_us, init_us = channel.start_us, channel.init_us
         version = self.entry.version
-        self.fleet.ledger.answered(
-            self.entry.ledger,
-            UsageRecord(
-                self.call_id.decode(), version.namespace, version.function, version.number, time.time(), outcome, self.cold,
-                self.queue_us, start_us, init_us, exec_us, self.entry.memory_mb, instance, self.body_size, bytes_out,
-            ),
+        record = UsageRecord(
+            self.call_id.decode(), version.namespace, version.function, version.number, time.time(), outcome, self.cold,
+            self.queue_us, start_us, init_us, exec_us, self.entry.memory_mb, instance, self.body_size, bytes_out,
         )  # fmt: skip
+        self.fleet.ledger.answered(self.entry.ledger, record)
         self._release_body()
+        return record
 
     # ---- what the doors say ----------------------------------------------------------------------------------------------------
 
@@ -293,8 +304,8 @@ class EventReply(Reply):
 
     def _answer(self, channel: Channel, frame: Frame) -> None:
         if frame.flags & frames.ERROR:
-            error = _error_of(frame.body)
-            self.detail = _outcome_of(error)
+            error = error_in(frame.body)
+            self.detail = outcome_of(error)
             bad = self.detail == "function_bad_answer"
             text = str(error.get("errorMessage", "")) if bad else f"The function failed with {error.get('errorType', 'an error')}."
             self._answer_failure(channel, frame, text)
@@ -304,6 +315,8 @@ class EventReply(Reply):
             self.detail = "function_bad_answer"
             self._answer_failure(channel, frame, _SENTENCES[self.detail])
             return
+        if self.request.cors:
+            block = _CORS.sub(b"", block)
         self.request.respond(frame.status, block + self._lines(channel, frame.exec_us), frame.body)
 
     def _answer_failure(self, channel: Channel, frame: Frame, text: str) -> None:
@@ -315,6 +328,8 @@ class EventReply(Reply):
         block = checked_block(frame.meta)
         if block is None or not 200 <= frame.status <= 599:
             return None
+        if self.request.cors:
+            block = _CORS.sub(b"", block)
         return frame.status, block + self._lines(channel, 0)
 
 
@@ -327,7 +342,7 @@ class InvokeReply(Reply):
     def _answer(self, channel: Channel, frame: Frame) -> None:
         lines = b"content-type: application/json\r\n" + self._lines(channel, frame.exec_us) + self._invoke_lines()
         if frame.flags & frames.ERROR:
-            self.detail = _outcome_of(_error_of(frame.body))
+            self.detail = outcome_of(error_in(frame.body))
             lines += b"x-amz-function-error: Unhandled\r\n"
         self.request.respond(200, lines, frame.body)
 
@@ -349,6 +364,14 @@ class InvokeReply(Reply):
         lines = b"content-type: application/json\r\nx-amz-function-error: Unhandled\r\nx-call-id: %b\r\n" % self.call_id
         self.request.respond(200, lines + self._invoke_lines(), body)
 
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.kind.status != THROTTLED:
+            super()._refuse(refusal)
+            return
+        status, lines, _ = refusal_answer(refusal)
+        lines += b"x-amzn-errortype: %b\r\nx-call-id: %b\r\n" % (ERROR_TYPE.encode(), self.call_id)
+        self.request.respond(status, lines, msgspec.json.encode(throttled(refusal, self.call_id.decode())))
+
     def _invoke_lines(self) -> bytes:
         lines = b"x-amz-executed-version: %d\r\n" % self.entry.version.number
         if self.wants_tail:
@@ -368,33 +391,9 @@ _SENTENCES = {
     "function_crashed": "Runtime exited",
     "queue_timeout": "No instance took the call before its deadline.",
     "queue_full": "The version's queue is full.",
+    "deadline_out_of_reach": "So many calls wait that this one could not begin before its deadline.",
     "overloaded": "The machine runs as many instances as it may.",
     "start_failed": "No instance could be started.",
     "init_failed": "The function's module could not be initialised.",
     "function_bad_answer": "The handler's status or headers are no valid HTTP.",
 }
-
-
-def _retry_after(code: str) -> float | None:
-    return RETRY_AFTER_SECONDS if BY_CODE[code].retryable else None
-
-
-def _error_of(body: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return {}
-
-
-_OUTCOMES = {
-    "Runtime.ExitError": "function_crashed",
-    "Sandbox.Timedout": "function_timeout",
-    "Runtime.BadAnswer": "function_bad_answer",
-    "Runtime.MarshalError": "function_bad_answer",
-    "Function.ResponseSizeTooLarge": "function_bad_answer",
-}
-
-
-def _outcome_of(error: dict[str, Any]) -> str:
-    """The code of core/model/errors.py for an error object of an instance."""
-    return _OUTCOMES.get(str(error.get("errorType")), "function_error")

@@ -7,6 +7,7 @@ import socket
 import time
 from typing import Protocol
 
+from dayfly.core.decide.forwarded import Proxies
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.exchange import Request, Sink
@@ -43,6 +44,7 @@ class Site:
         self.connections: set[Client] = set()
         self.turned_away: set[Client] = set()
         self.peers: dict[str, int] = {}  # counted peers → connections
+        self._proxies = Proxies(settings.trusted_proxies)
         self.requests = 0
         self.buffered = 0  # bytes of request bodies in memory
         self.stopping = False
@@ -67,7 +69,7 @@ class Site:
         """Count a new connection in, or say why it is one too many."""
         if len(self.connections) >= self.settings.connections_max or self.stopping:
             return Refusal("overloaded", "This gateway has all the connections it takes.", retry_after_seconds=1.0)
-        if connection.peer not in NOT_COUNTED:
+        if self._counts(connection.peer):
             peer = network_of(connection.peer)
             count = self.peers.get(peer, 0)
             if count >= self.settings.connections_per_peer_max:
@@ -76,6 +78,9 @@ class Site:
             self.peers[peer] = count + 1
         self.connections.add(connection)
         return None
+
+    def _counts(self, peer: str) -> bool:
+        return peer not in NOT_COUNTED and not self._proxies.trusts(peer)
 
     def turn_away(self, connection: Client) -> bool:
         """Whether a refused connection may stay for the moment in which its client reads why."""
@@ -90,7 +95,7 @@ class Site:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        if connection.peer not in NOT_COUNTED:
+        if self._counts(connection.peer):
             peer = network_of(connection.peer)
             self.peers[peer] -= 1
             if not self.peers[peer]:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 import msgspec
+import structlog
 
 from dayfly.core.model.egress import way_of
 from dayfly.core.ports import Provider
@@ -16,19 +17,29 @@ from dayfly.core.wire.node import Start, pack_secrets
 from dayfly.gateway.channel import Channel, sealed_memfd
 from dayfly.gateway.entry import Entry
 
+log = structlog.get_logger()
+
+WARN_SECONDS = 10.0
+
 Role = Literal["instance", "template", "packages"]
 
 
 def spawn(
     provider: Provider, entry: Entry, channel: Channel, *, role: Role = "instance", parent: str = "", imports: list[str] | None = None
-) -> bool:
+) -> str:
     """Ask `provider` for an instance (or a template; one of packages has `imports`) behind `channel`, if possible from the template
-    `parent`; False when it cannot be asked now (the channel is then closed)."""
+    `parent`. Empty, or the code why it cannot be asked now (the channel is then closed)."""
     version = entry.version
     channel.head = f"x-dayfly-version: {version.number}\r\nx-dayfly-instance: {channel.id}\r\n".encode()
     channel.parent = parent
     more = {} if imports is None else {"imports": imports}
-    theirs, page, output = channel.open(msgspec.json.encode({**entry.boot, **more, "instance": channel.id}))
+    try:
+        theirs, page, output = channel.open(msgspec.json.encode({**entry.boot, **more, "instance": channel.id}))
+    except OSError as error:
+        if channel.started_at - entry.warned_at > WARN_SECONDS:  # it is tried again at every tick
+            entry.warned_at = channel.started_at
+            log.warning("no_room_for_instance", function=entry.version.function, detail=error.strerror)
+        return "overloaded"
     with ExitStack() as undo:
         undo.enter_context(theirs)
         undo.callback(os.close, page)
@@ -40,11 +51,11 @@ def spawn(
             undo.callback(os.close, secrets)
             descriptors.append(secrets)
         accepted = provider.start(_message(entry, channel.id, role, parent), descriptors)
-    if accepted:
-        channel.listen()
-    else:
+    if not accepted:
         channel.close()
-    return accepted
+        return "start_failed"
+    channel.listen()
+    return ""
 
 
 def _message(entry: Entry, instance: str, role: Role, parent: str) -> Start:

@@ -160,7 +160,7 @@ class Templates:
         self._by_id = {name: other for name, other in self._by_id.items() if other is not template}
         self._by_id[channel.id] = template  # until the node says how it ended
         role: Role = "template" if template.imports is None else "packages"
-        if not spawn(self._provider, entry, channel, role=role, imports=template.imports):
+        if spawn(self._provider, entry, channel, role=role, imports=template.imports):
             self._lost(template)
 
     def keep(self, known: set[VersionKey]) -> None:

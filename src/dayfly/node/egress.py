@@ -384,8 +384,7 @@ def _from_there(ancillary: Ancillary) -> Ancillary:
 
 
 def _affordable_connections(settings: Settings) -> int:
-    """Raise the limit of open files as far as allowed; two descriptors a connection, two a namespace."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    left = hard - _SPARE_DESCRIPTORS - 2 * settings.instances_max - settings.egress_queries_max
+    """As many as the limit of open files leaves; two descriptors a connection, two a namespace."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    left = limit - _SPARE_DESCRIPTORS - 2 * settings.instances_max - settings.egress_queries_max
     return max(1, min(settings.egress_connections_max, left // 2))

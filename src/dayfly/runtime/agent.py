@@ -22,6 +22,7 @@ from dayfly.runtime.jsontext import dumps
 from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, replace_streams, send_text
 from dayfly.runtime.rehearsal import prefault, rehearse, rehearse_import
 from dayfly.runtime.template import SEAT_FD
+from dayfly.runtime.touched import Touched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,17 +141,22 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
         _fail(answers, outputs, error)
     generators = template.shared_generators()  # before they are frozen out of sight
     template.settle()
+    offspring.settle()
     if not found:
         template.announce()  # the node knows first
     _ready(answers, began, handler.is_async(function), "template", problems=found)
     if found:
         os._exit(0)
-    is_ahead = template.stand(offspring)
-    template.refresh(generators)
-    reseed()
-    if is_ahead:
+    touched = Touched(offspring.populate)
+
+    def freshen() -> None:
+        template.refresh(generators)
+        reseed()
+        touched.own()
+
+    if template.stand(offspring, touched.fileno(), touched.learn, freshen) and not touched.is_known:
         prefault()
-    _serve_copy(answers, scope, outputs, function)
+    _serve_copy(answers, scope, outputs, function, touched)
 
 
 def _prepare(boot: Boot, answers: Answers, scope: Scope) -> "Callable[..., Any] | None":
@@ -165,7 +171,9 @@ def _prepare(boot: Boot, answers: Answers, scope: Scope) -> "Callable[..., Any] 
     return None
 
 
-def _serve_copy(answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any] | None") -> "NoReturn":
+def _serve_copy(
+    answers: Answers, scope: Scope, outputs: tuple[Output, Output], function: "Callable[..., Any] | None", touched: Touched
+) -> "NoReturn":
     """In a template's child: wait to be given away, and go on from where the template stands. That of packages has no handler yet."""
     seat, origin = _wait_for_owner()
     seat.close()
@@ -184,7 +192,9 @@ def _serve_copy(answers: Answers, scope: Scope, outputs: tuple[Output, Output], 
             function = handler.load(boot.handler, TASK_ROOT)
     except BaseException as error:
         _fail(answers, outputs, error)
-    _run(Instance(boot, answers, slots, scope, outputs), inbox, function, began, origin)
+    instance = Instance(boot, answers, slots, scope, outputs)
+    instance.after_first_call = touched.report if touched.is_learning else None
+    _run(instance, inbox, function, began, origin)
 
 
 def _mapped(progress_fd: int) -> memoryview:

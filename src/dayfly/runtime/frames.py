@@ -30,6 +30,9 @@ BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHT
 # HTTP head lines, joined by b"\n" (header values never contain it):
 #   0: METHOD   1: raw path below the function, never empty, e.g. /a%20b   2: raw query string without '?', may be empty
 #   3: peer address   4: scheme   5…: "name: value", names in lower case, repeated headers repeated, hop-by-hop removed.
+#   x-forwarded-… are there only from a proxy that is believed; otherwise they follow from lines 3 and 4 and the host.
+#   A call by a function's own route has one more such line, ROUTE_LINE and routeKey (UTF-8): no header's name can begin with a colon.
+ROUTE_LINE = b":route: "
 
 # One answer frame: kind, flags, status, length of meta, length of body, execution time in microseconds, sequence number.
 ANSWER = Struct("<BBHIIIQ")

@@ -8,7 +8,7 @@ import os
 import sys
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, SCM_RIGHTS, socket
 from contextlib import suppress
-from mmap import MADV_DONTNEED, mmap
+from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from time import monotonic_ns
 
 from dayfly.runtime.failure import Fault
@@ -81,7 +81,7 @@ class Inbox:
         self.fd = fd
         self._socket = socket(fileno=fd)
         self._receive = self._socket.recvmsg_into
-        self._buffer = mmap(-1, MESSAGE_BYTES_MAX)
+        self._buffer = mmap(-1, MESSAGE_BYTES_MAX, MAP_PRIVATE | MAP_ANONYMOUS)  # a shared one is a file, whose pages no advice gives back
         self._buffers = (self._buffer,)
 
     def wait(self) -> Call:

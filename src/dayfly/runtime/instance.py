@@ -24,6 +24,7 @@ from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, send_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from dayfly.runtime.boot import Boot
@@ -47,6 +48,7 @@ class Instance:
         self.outputs = outputs
         self.context = context_class(boot)
         self.exit_status: int | None = None  # set by sys.exit in user code
+        self.after_first_call: Callable[[], None] | None = None
         self._direct = DirectContract()
         self._http = HttpContract(boot)
         self._next_look = 0
@@ -86,6 +88,9 @@ class Instance:
         if now < self._next_look or not self._is_init:
             return False
         self._next_look = now + LOOK_NS
+        if self.after_first_call is not None:
+            self.after_first_call()
+            self.after_first_call = None
         try:
             if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False

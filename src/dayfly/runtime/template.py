@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     class Offspring(Protocol):
         """How a template forks and what its child does first (sandbox/launch.py)."""
 
+        def settle(self) -> None: ...
+
         def fork(self) -> int: ...
 
         def harden(self, uid: int, tasks: list[int]) -> None: ...
+
+        def populate(self, first: int, length: int) -> None: ...
 
 
 SEAT_FD = 7  # above what arrives for an instance, at 3 to 6
@@ -171,18 +175,25 @@ def announce() -> None:
     seat.detach()
 
 
-def stand(offspring: "Offspring") -> bool:
+def stand(offspring: "Offspring", learning: int, learn: "Callable[[], None]", freshen: "Callable[[], None]") -> bool:
     """Wait for orders to fork; returns in each child, hardened: whether it is made ahead, for nobody yet. Ends the process when the node
-    lets go of the seat."""
+    lets go of the seat. `learn` is called when the descriptor `learning` is readable, once; `freshen` in each child while the node
+    furnishes it."""
     global forking
     seat = socket(fileno=SEAT_FD)
     poll = select.poll()
     poll.register(SEAT_FD, select.POLLIN)
+    poll.register(learning, select.POLLIN)
     children: dict[int, tuple[int, int]] = {}  # pidfd → pid, number
     while True:
         for descriptor, _ in poll.poll():
             if descriptor in children:
                 _report(seat, poll, children, descriptor)
+                continue
+            if descriptor == learning:
+                poll.unregister(learning)
+                learning = -1
+                learn()
                 continue
             number, child_seat = _order(seat)
             forking = True
@@ -196,7 +207,7 @@ def stand(offspring: "Offspring") -> bool:
                 os.close(child_seat)
                 for pidfd in children:
                     os.close(pidfd)
-                is_ahead = _grow_up(socket(fileno=os.dup(SEAT_FD)), offspring)
+                is_ahead = _grow_up(socket(fileno=os.dup(SEAT_FD)), offspring, freshen)
                 seat.detach()
                 return is_ahead
             os.close(child_seat)
@@ -225,10 +236,11 @@ def _report(seat: "socket", poll: "Any", children: dict[int, tuple[int, int]], p
     seat.send(b"exited %d %s %d %d %d" % (number, kind.encode(), code, int((usage.ru_utime + usage.ru_stime) * 1e6), usage.ru_maxrss))
 
 
-def _grow_up(seat: "socket", offspring: "Offspring") -> bool:
+def _grow_up(seat: "socket", offspring: "Offspring", freshen: "Callable[[], None]") -> bool:
     """In a child: say that it is born; when the node has furnished its namespaces, drop what it still may do. Its user, whether somebody
-    waits for it, and the descriptors of its groups' task files come with that word."""
+    waits for it, and the descriptors of its groups' task files come with that word. Until it comes there is time for `freshen`."""
     seat.send(b"born")
+    freshen()
     data, rights, _, _ = seat.recvmsg(32, CMSG_SPACE(4 * 8), MSG_CMSG_CLOEXEC)
     if not data:
         os._exit(0)

@@ -7,7 +7,6 @@ by clone3 (descriptor "cgroup"). Any other way waits for an RCU grace period, ab
 whose name does not carry this data directory's tag.
 """
 
-import contextlib
 import errno
 import os
 import time
@@ -63,8 +62,9 @@ class Limits(NamedTuple):
 class Group:
     """The group of one instance. `descriptors` are for the child; close them with `close_descriptors` once it was started."""
 
-    def __init__(self, version: int, folders: dict[str, Path], io: bool = False) -> None:
+    def __init__(self, version: int, folders: dict[str, Path], *, io: bool = False, counts_cpu: bool = True) -> None:
         self.version = version
+        self.counts_cpu = counts_cpu  # v1: whether `cpuacct` is mounted with `cpu`
         self.folders = folders
         self.io = io  # v2: whether there is a weight for disk input and output
         self.unique = list(dict.fromkeys(folders.values()))
@@ -153,7 +153,7 @@ class Group:
             seconds = keyed(cpu / "cpu.stat", "usage_usec") if cpu else -1
             oom = keyed(memory / "memory.events", "oom_kill") if memory else 0
             return Usage(seconds, number(memory / "memory.peak") if memory else -1, max(oom, 0))
-        nanoseconds = number(f"{cpu}/cpuacct.usage") if cpu else -1
+        nanoseconds = number(f"{cpu}/cpuacct.usage") if cpu and self.counts_cpu else -1
         oom = keyed(f"{memory}/memory.oom_control", "oom_kill") if memory else 0
         peak = number(f"{memory}/memory.max_usage_in_bytes") if memory else -1
         return Usage(nanoseconds // 1000 if nanoseconds >= 0 else -1, peak, max(oom, 0))
@@ -170,7 +170,7 @@ class Group:
             write(f"{memory}/memory.max_usage_in_bytes", 0)
             if number(f"{memory}/memory.max_usage_in_bytes") > LEFT_BYTES_MAX:
                 return False
-            with contextlib.suppress(FileNotFoundError):  # mounted apart from `cpu`: then nobody reads it
+            if self.counts_cpu:
                 write(f"{cpu}/cpuacct.usage", 0)
             self.open_tasks()
         except OSError:
@@ -215,6 +215,8 @@ class Groups:
         self._next = 0
         self._taken_at = 0.0
         self._usual = Limits(128 << 20, 64, _weight(128 << 20))  # what was asked for last: groups made ahead have these limits
+        cpu = place.folders.get("cpu")
+        self._counts_cpu = cpu is not None and (cpu / "cpuacct.usage").exists()
         self._io: bool | str = f"no cgroup controller for disk input and output ({'io' if place.version == 2 else 'blkio'}) is used"
         self._io_folder: Path | None = None  # v1: the one group for all
         self._prepare()
@@ -311,7 +313,7 @@ class Groups:
         self._next += 1
         name = f"i{os.getpid()}-{self._next}"
         folders = {controller: folder / name for controller, folder in self.folders.items()}
-        return Group(self.place.version, folders, io=self.place.version == 2 and self._io is True)
+        return Group(self.place.version, folders, io=self.place.version == 2 and self._io is True, counts_cpu=self._counts_cpu)
 
     def _prepare(self) -> None:
         """Remove what an earlier platform left, make the parent folders, and see which controllers really work."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 CONTROLLERS = ("memory", "pids", "cpu")
 CLEAN_SECONDS_MAX = 3.0
+SHORT_BYTES = 1024  # the kernel hands long files over page by page: a piece as short as this was the last
 
 
 class Place(NamedTuple):
@@ -150,6 +151,8 @@ def read(path: Path | str) -> str:
         text = b""
         while block := os.read(descriptor, 65536):
             text += block
+            if len(block) < SHORT_BYTES:
+                break
         return text.decode()
     except OSError:
         return ""

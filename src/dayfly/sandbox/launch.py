@@ -13,7 +13,7 @@ import resource
 import sys
 from contextlib import suppress
 
-from dayfly.sandbox import mounts, seccomp
+from dayfly.sandbox import heap, mounts, seccomp
 from dayfly.sandbox import syscalls as sys_
 from dayfly.sandbox.program import FIRST_DESCRIPTOR, Ground, Program, limited
 
@@ -34,6 +34,7 @@ PROGRAM_ENVIRONMENT = (
 OFFSPRING_FLAGS = (
     sys_.CLONE_NEWUSER | sys_.CLONE_NEWPID | sys_.CLONE_NEWNS | sys_.CLONE_NEWIPC | sys_.CLONE_NEWUTS | sys_.CLONE_NEWNET
 )  # fmt: skip
+MADV_POPULATE_WRITE = 23  # Linux 5.14
 NICE = 10
 SLICE_NANOSECONDS = 100_000  # the shortest that the kernel takes
 PENDING_SIGNALS_MAX = 1024  # queued signals and timers
@@ -95,10 +96,19 @@ class Offspring:
         self._rights = kit.rights
         self._filter = kit.filters.get(("inet", "sessions"))
         self._thread_id_address = thread_id_address
+        self._madvise = sys_.madvise
 
     def fork(self) -> int:
         """A child in new namespaces of every kind, where it may do anything and can do nothing: the filter stays. 0 in the child."""
         return sys_.clone_with(OFFSPRING_FLAGS, self._thread_id_address)
+
+    def settle(self) -> None:
+        """In the template, before its first child: what they allocate shall lie together."""
+        heap.fill_holes()
+
+    def populate(self, first: int, length: int) -> None:
+        """In the child: pages that it will write to become its own now. What cannot be had now is had when it is written to."""
+        self._madvise(first, length, MADV_POPULATE_WRITE)
 
     def harden(self, uid: int, tasks: list[int]) -> None:
         """In the child, furnished: into its groups, be its own user (0: stay), put down what the new namespaces allowed. Closes `tasks`."""

@@ -1,4 +1,4 @@
-"""Who the platform's processes are: the unprivileged users of control, gateway and egress broker, and the uids of instances.
+"""Who the platform's processes are: the unprivileged users of control, gateway, egress broker and front, and the uids of instances.
 
 Each data directory has a block of uids (and gids) of its own: the first few are its roles', all others its instances'. So nobody
 shares a user with anybody, in this platform or in another one. `drop` turns a process that root started into such a user for good.
@@ -17,7 +17,7 @@ from dayfly.sandbox import mounts
 from dayfly.sandbox import syscalls as sys_
 
 BLOCK = 65536
-ROLES = ("control", "gateway", "egress")  # where they stand in the block; users of data directories on disk depend on this order
+ROLES = ("control", "gateway", "egress", "front")  # where they stand in the block; users of data directories on disk depend on this order
 _ROLES_MAX = 16  # of the block, kept from instances
 _FIRST, _BLOCKS = 0x10000000, 0x6000
 _SMALL_FIRST, _SMALL_COUNT = 20000, 40000  # where only the classic 16-bit uids are mapped
@@ -102,7 +102,12 @@ def drop(user: User, folders: Iterable[str]) -> None:
     os.setresuid(user.uid, user.uid, user.uid)
     sys_.drop_capabilities()
     sys_.prctl(sys_.PR_SET_NO_NEW_PRIVS, 1, 0, 0)
-    sys_.prctl(sys_.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0)  # a change of user clears it, so it comes last
+    end_with(parent)  # a change of user clears it, so it comes last
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process, and what it becomes by exec, when its parent `parent` ends."""
+    sys_.prctl(sys_.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0)
     if os.getppid() != parent:
         raise SystemExit("the supervisor is gone")
 

@@ -122,6 +122,8 @@ _NOT_WITH = {"preadv2": (5, 8, 95), "mmap": (3, 0x40000, 12), "memfd_create": (1
 # System V and POSIX objects: shared with everybody where there is no ipc namespace.
 _IPC = ("msg", "sem", "shm", "mq_")
 
+_RUNGS = 6  # so many answers are compared in a row, without branches: then the kernel's form of the program fits into one page
+
 _Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
 
 
@@ -217,8 +219,17 @@ def _special(name: str, kind: _Kind) -> list[_Instruction]:
     return _return(_ALLOW if kind.sessions else refused)
 
 
+def _ladder(pieces: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
+    """A few pieces that only answer: compared from the highest down, and each answer is there once."""
+    answers = list(dict.fromkeys(code[0] for _, code in pieces))
+    rungs = pieces[:0:-1]
+    return [*((_JGE, len(rungs) - 1 - i + answers.index(code[0]), 0, bound) for i, (bound, code) in enumerate(rungs)), *answers]
+
+
 def _search(pieces: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
     """A binary search tree over (first number, code) pieces in rising order; the call's number is in the accumulator."""
+    if len(pieces) <= _RUNGS and all(len(code) == 1 for _, code in pieces):
+        return _ladder(pieces)
     if len(pieces) == 1:
         return pieces[0][1]
     middle = len(pieces) // 2

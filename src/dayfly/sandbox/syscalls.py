@@ -11,6 +11,8 @@ from functools import partial
 from struct import Struct, pack
 
 _libc = ctypes.CDLL(None, use_errno=True)
+madvise = _libc.madvise
+madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
 from dayfly.core.decide.pool import Pool
-from dayfly.core.model.call import Call
+from dayfly.core.model.call import WAITING, Call
 
 TICK_SECONDS = 0.05
 
@@ -30,6 +30,8 @@ class Weather:
     hang_chance: float = 0.0
     start_failure_chance: float = 0.0
     leave_chance: float = 0.0
+    hurry_chance: float = 0.0  # that a caller wants its call begun within `hurry_seconds`
+    hurry_seconds: float = 0.1
 
 
 class World:
@@ -84,6 +86,9 @@ class World:
         self._submitted += 1
         call = Call(self._submitted, self.now, self.now + self.weather.timeout_seconds)
         self.pool.submitted(call, self.now)
+        self._carry_out()
+        if self.weather.hurry_chance and call.state == WAITING and self._chance(self.weather.hurry_chance):
+            self.pool.hurried(call, self.now + self.weather.hurry_seconds, self.now)
         if self._chance(self.weather.leave_chance):
             self._at(self.dice.expovariate(20.0), lambda: self._leave(call))
         self._at(self.dice.expovariate(self.weather.calls_per_second), self._arrive)

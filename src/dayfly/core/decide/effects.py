@@ -33,10 +33,12 @@ class Start(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Answer this call with an error code of core/model/errors.py; it is no longer in the pool."""
+    """Answer this call with an error code of core/model/errors.py; it is no longer in the pool. `retry_after_seconds`: how long what is
+    ahead is expected to take, 0 when that is not known."""
 
     call: Call
     code: str
+    retry_after_seconds: float = 0.0
 
 
 class Retire(NamedTuple):

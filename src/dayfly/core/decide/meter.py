@@ -8,6 +8,8 @@ here knows a clock: durations come in as whole microseconds. Called by gateway (
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from dayfly.core.model.errors import BY_CODE, Fault
+
 # Five buckets a decade (the R5 series of preferred numbers, 1 1.6 2.5 4 6.3) from 10 µs to 900 s, the longest timeout.
 BOUNDS_US: tuple[int, ...] = (
     *(step * 10**decade for decade in range(7) for step in (10, 16, 25, 40, 63)),
@@ -21,6 +23,9 @@ BOUNDS_US: tuple[int, ...] = (
 BUCKETS = len(BOUNDS_US) + 1  # the last one counts what is longer than the last bound
 
 MB_MS_PER_GB_SECOND = 1024 * 1000
+
+# Outcomes that are not billed and count as no call of the function, because it never ran: the caller's fault, or no capacity.
+NOT_RUN = frozenset(code for code, kind in BY_CODE.items() if kind.fault in (Fault.CALLER, Fault.CAPACITY)) | {"start_failed"}
 
 
 def bucket(us: int) -> int:

@@ -1,8 +1,8 @@
 """Who runs the calls of one version: a pool of instances that pull from one socket.
 
-Facts in (`submitted`, `starting`, `started`, `failed`, `finished`, `retired`, `lost`, `returned`, `blocked`, `abandoned`, `expired`,
-`ensure`, `ticked`, `drain`), effects out (`effects()`, core/decide/effects.py). Nothing here does anything: gateway/fleet.py carries the
-effects out. Between two awaits a decision is atomic, so there is no lock.
+Facts in (`submitted`, `hurried`, `starting`, `started`, `failed`, `finished`, `retired`, `lost`, `returned`, `blocked`, `abandoned`,
+`expired`, `ensure`, `ticked`, `drain`), effects out (`effects()`, core/decide/effects.py). Nothing here does anything: gateway/fleet.py
+carries the effects out. Between two awaits a decision is atomic, so there is no lock.
 
 How it works. Calls wait in a bounded queue here and are *offered* to the version's socket, from which whichever instance is free takes
 the next. Only as many are offered as instances can take at once; when calls are very short a few more (`prefetch_max` per slot), so
@@ -11,23 +11,25 @@ because nobody owns an offered call before running it. While no instance is ther
 the first thing that an instance finds when it is ready is its call. Only when nobody is left who might have taken an offered call, neither
 ready nor starting, is it taken back.
 
-How many instances so many calls are worth: core/decide/scale.py. When to let go, and when to start one ahead of a call: keepalive.py.
+How many instances so many calls are worth: core/decide/scale.py. How long the newest would wait: wait.py. When to let go, and when to
+start one ahead of a call: keepalive.py.
 
 Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py and the seeded world hold it to that.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from math import ceil
 
 from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
 from dayfly.core.decide.keepalive import IDLE_SECONDS_MIN, IdleTimes, KeepAlive, fixed, priced
-from dayfly.core.decide.scale import depth, needed
-from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, READY, STARTING, WAITING, Call, Instance, step
+from dayfly.core.decide.late import overdue, stuck
+from dayfly.core.decide.line import Line
+from dayfly.core.decide.scale import depth, needed, stalled
+from dayfly.core.decide.wait import hopeless, wait_seconds
+from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, STARTING, WAITING, Call, Instance, step
 
 START_SECONDS_GUESS = 0.005  # until the first start was seen
 LOOK_SECONDS = 0.001  # between two looks at whether calls already on the socket want another instance
-STALL_SECONDS = 0.01  # no answer for this long, with calls behind, is a reason to start one more instance
 STALL_HOLD_SECONDS = 2.0
 RETURNS_MAX = 16  # of one call
 SMOOTHING = 0.2  # weight of the newest observation in moving means
@@ -38,7 +40,7 @@ class Pool:
 
     def __init__(self, limits: PoolLimits, seen: IdleTimes | None = None) -> None:
         self.limits = limits
-        self.waiting: deque[Call] = deque()
+        self.waiting = Line()
         self.offered: dict[int, Call] = {}  # by seq, in the order of offering
         self.instances: dict[str, Instance] = {}
         self.submitted_count = 0
@@ -61,7 +63,7 @@ class Pool:
         self._effects: list[Effect] = []
 
     def submitted(self, call: Call, now: float) -> None:
-        """A call wants in. Offered at once when there is room, else it waits, else it is refused (queue_full)."""
+        """A call wants in. Offered at once when there is room, else it waits; refused when the queue is full or would take too long."""
         self.submitted_count += 1
         self.last_demand_at = now
         if now - self._last_finish_at >= IDLE_SECONDS_MIN and not self.offered and not self.waiting:
@@ -72,11 +74,23 @@ class Pool:
                 self._look_again_at = now + LOOK_SECONDS
                 self._start_if_worth_it(now)
             return
+        wait = self.wait_seconds
         if len(self.waiting) >= self.limits.queue_max:
-            self._answer(call, "queue_full")
-            return
-        self.waiting.append(call)
-        self._start_if_worth_it(now)
+            self._answer(call, "queue_full", wait)
+        elif hopeless(call, call.deadline, now, wait):
+            self._answer(call, "deadline_out_of_reach", wait)
+        else:
+            self.waiting.append(call)
+            self._start_if_worth_it(now)
+
+    def hurried(self, call: Call, by: float, now: float) -> None:
+        """The caller of the newest call, which waits, wants it begun by then: refused at once when that cannot be."""
+        wait = wait_seconds(len(self.waiting) + len(self.offered) - 1, self.limits, self.mean_seconds)
+        if hopeless(call, by, now, wait):
+            self.waiting.remove(call)
+            self._answer(call, "deadline_out_of_reach", wait)
+        else:
+            self.waiting.hurry(call, by)
 
     def starting(self, instance: str, now: float) -> None:
         """The hand carries out one of the asked starts under this name."""
@@ -181,13 +195,9 @@ class Pool:
 
     def expired(self, holders: dict[int, str], now: float) -> None:
         """Deadlines: calls past theirs are answered; an instance that holds one is ended. `holders`: seq → instance, from the slots."""
-        while self.waiting and self.waiting[0].deadline <= now:
-            self._answer(self.waiting.popleft(), "queue_timeout")
-        late = []
-        for call in self.offered.values():
-            if call.deadline > now:
-                break
-            late.append(call)
+        while (waited := self.waiting.pop_late(now)) is not None:
+            self._answer(waited, "queue_timeout", self.wait_seconds)
+        late = overdue(self.offered.values(), now)
         for call in late:
             del self.offered[call.seq]
             holder = holders.get(call.seq)
@@ -195,7 +205,7 @@ class Pool:
             if holder is not None:
                 self._effects.append(Kill(holder, "function_timeout"))
             else:
-                self._kill_the_stuck(call, now)
+                self._effects += [Kill(name, "function_timeout") for name in stuck(self.instances.values(), call, self._last_finish_at)]
         if late:
             self._close_if_drained()
 
@@ -242,6 +252,11 @@ class Pool:
         return self.closed or self._leaving > 0
 
     @property
+    def wait_seconds(self) -> float:
+        """How long a call that came now is expected to wait."""
+        return wait_seconds(len(self.waiting) + len(self.offered), self.limits, self.mean_seconds)
+
+    @property
     def busy_starting(self) -> int:
         """Starts asked for or under way."""
         return self._starting + self._start_asked
@@ -283,10 +298,10 @@ class Pool:
             self._offer(self.waiting.popleft())
             room -= 1
 
-    def _answer(self, call: Call, code: str) -> None:
+    def _answer(self, call: Call, code: str, retry_after_seconds: float = 0.0) -> None:
         call.state = step(CALL_STEPS, call.state, "answered")
         self.answered_count += 1
-        self._effects.append(Answer(call, code))
+        self._effects.append(Answer(call, code, retry_after_seconds))
 
     def _free_slots(self) -> int:
         return (self.ready - self._leaving) * self.limits.concurrency
@@ -304,25 +319,15 @@ class Pool:
         demand = len(self.waiting) + len(self.offered)
         if room <= 0 or demand <= (usable + coming) * limits.concurrency or self.closed:
             return
-        wanted = self._needed(demand)
-        if usable > 0 and self._stalled(now):
+        wanted = needed(demand, limits, self.mean_seconds, self.start_seconds)
+        oldest = next(iter(self.offered.values()), None)
+        crowded = len(self.offered) > self._free_slots() or bool(self.waiting)
+        if usable > 0 and crowded and stalled(now, oldest, self._last_finish_at, self.start_seconds):
             self._stalled_at = now
             wanted = min(max(wanted, usable + coming + 1), ceil(demand / limits.concurrency))
         missing = wanted - usable - coming
         if missing > 0:
             self._ask(min(missing, room))
-
-    def _needed(self, demand: int) -> int:
-        return needed(demand, self.limits, self.mean_seconds, self.start_seconds)
-
-    def _stalled(self, now: float) -> bool:
-        """Nothing finished for longer than a start takes although more is offered than fits: a long call sits before short ones. One more
-        instance is the answer to that, not many: on a busy machine a pause is often only the scheduler's."""
-        if len(self.offered) <= self._free_slots() and not self.waiting:
-            return False
-        oldest = next(iter(self.offered.values()), None)
-        since = self._last_finish_at if oldest is None else max(self._last_finish_at, oldest.submitted_at)
-        return now - since > max(STALL_SECONDS, 2 * self.start_seconds)
 
     def _ask(self, count: int) -> None:
         self._start_asked += count
@@ -331,7 +336,7 @@ class Pool:
     def _remember_demand(self, now: float) -> None:
         demand = len(self.waiting) + len(self.offered)
         if demand:
-            self.keep.used(self._needed(demand), now)
+            self.keep.used(needed(demand, self.limits, self.mean_seconds, self.start_seconds), now)
             self.keep.seen.idle_since = now
         elif self.last_demand_at > self.keep.used_at:
             self.keep.used(1, self.last_demand_at)
@@ -385,14 +390,6 @@ class Pool:
             self._answer(call, "function_crashed")
         else:
             self.waiting.appendleft(call)
-
-    def _kill_the_stuck(self, call: Call, now: float) -> None:
-        """A call ran out of time on the socket, marked by nobody, although instances were there: whoever has finished nothing since
-        does not pull. Only when *nothing* finished since that call was offered are the ready instances ended."""
-        if self._last_finish_at < call.submitted_at:
-            for it in self.instances.values():
-                if it.state == READY and it.ready_at < call.submitted_at:
-                    self._effects.append(Kill(it.id, "function_timeout"))
 
     def _close_if_drained(self) -> None:
         if self.draining and not self.waiting and not self.offered and not self.closed:

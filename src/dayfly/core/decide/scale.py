@@ -9,8 +9,10 @@ instance a call up to the cap.
 from math import ceil
 
 from dayfly.core.decide.effects import PoolLimits
+from dayfly.core.model.call import Call
 
 CALL_OVERHEAD_SECONDS = 30e-6  # what an instance spends around the handler: receive, parse, answer
+STALL_SECONDS = 0.01  # no answer for this long, with calls behind, is a reason to start one more instance
 SHORT_CALL_SECONDS = 500e-6  # a mean below this allows more than one offered call per slot
 
 
@@ -28,3 +30,10 @@ def depth(limits: PoolLimits, mean_seconds: float) -> int:
     if 0 <= mean_seconds < SHORT_CALL_SECONDS:
         return min(limits.prefetch_max, 1 + int(SHORT_CALL_SECONDS / (mean_seconds + CALL_OVERHEAD_SECONDS)))
     return 1
+
+
+def stalled(now: float, oldest: Call | None, last_finish_at: float, start_seconds: float) -> bool:
+    """Nothing finished for longer than a start takes although more is offered than fits: a long call sits before short ones. One more
+    instance is the answer to that, not many: on a busy machine a pause is often only the scheduler's. `oldest`: of the offered calls."""
+    since = last_finish_at if oldest is None else max(last_finish_at, oldest.submitted_at)
+    return now - since > max(STALL_SECONDS, 2 * start_seconds)

@@ -12,7 +12,10 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from dayfly.core.decide.egress import refusal
+from dayfly.core.manifest.cors import checked_cors
+from dayfly.core.manifest.limits import checked_limits
 from dayfly.core.manifest.provisioned import checked_windows
+from dayfly.core.manifest.route import checked_routes
 from dayfly.core.model.egress import RULES_MAX, Reach, parsed, policy
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import FunctionConfig
@@ -73,6 +76,9 @@ def checked_config(table: Mapping[str, object], overrides: Mapping[str, object],
     _check_env(values.get("env", {}), problems)
     _check_secrets(values.get("secrets", ()), around.secrets, problems)
     values["provisioned"] = checked_windows(values.get("provisioned", ()), problems)
+    values["cors"] = checked_cors(values.get("cors"), problems)
+    values["route"] = checked_routes(values.get("route", ()), problems)
+    values["limits"] = checked_limits(values.get("limits", {}), problems)
     if "keep_alive_seconds" in values:
         values.setdefault("keep_alive", "fixed")  # an explicit number is a promise
     _check_runtime(values.setdefault("runtime", around.default_runtime), around, problems)

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from dayfly.core.model.limits import NO_LIMITS, Limits
+
 Egress = Literal["none", "internet", "all"]
 Auth = Literal["token", "none"]
 Snapshot = Literal["auto", "off"]
@@ -21,6 +23,30 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     duration_seconds: float
     min_instances: int
     timezone: str = "UTC"
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An address of a function's own beside /function/NAME. What it may hold: core/manifest/route.py; who wins: core/decide/routes.py."""
+
+    host: str = ""  # "shop.example.com", "*.example.com"; "" = every host that no route names
+    path: str = ""  # "/users/{id}", "/files/{rest+}"; "" = every path
+    methods: tuple[str, ...] = ()  # () = all
+
+    @property
+    def text(self) -> str:
+        """For people: `GET,POST shop.example.com/users/{id}`."""
+        return f"{','.join(self.methods) or 'ANY'} {self.host}{self.path or ('/' if self.host else '')}"
+
+
+class Cors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which pages of other origins may call a function from a browser, and how. What it may hold: core/manifest/cors.py."""
+
+    origins: tuple[str, ...]  # "https://app.example.com"; "*" = all
+    methods: tuple[str, ...] = ()  # beyond those that need no permission
+    headers: tuple[str, ...] = ()
+    expose: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age: int = 0  # seconds
 
 
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,8 +67,11 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keep_alive: KeepAlive = "auto"  # "fixed" when keep_alive_seconds was given and this was not: an explicit number is a promise
     keep_alive_seconds: float = 60.0
     queue_max: int = 1000
+    limits: Limits = NO_LIMITS  # who is over them gets 429
     egress: Egress | tuple[str, ...] = "none"  # or a list of hosts (core/model/egress.py)
     auth: Auth = "token"
+    route: tuple[Route, ...] = ()
+    cors: Cors | None = None  # None: the function speaks CORS itself, or not at all
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
 
 

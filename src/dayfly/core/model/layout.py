@@ -1,12 +1,13 @@
 """Where everything lies below the data and run directories: names only, nobody opens anything here.
 
-Owners when started by root (C, G, E = the users and groups of control, gateway and egress broker, all different; docs/security.md):
+Owners when started by root (C, G, E, F = users and groups of control, gateway, egress broker and front, all different; docs/security.md):
 
     DATA/             root 0711
     DATA/control/     C    0700   databases, key of the secrets, admin token of the first start
     DATA/code/        C    0711   DIGEST/ folders, read-only trees, one per bundle
     DATA/layers/      C    0711   DIGEST/ folders, read-only trees of installed dependencies
     DATA/builds/      C    0711   DIGEST/{requirements.txt,out/} while an installer runs
+    DATA/front/       F    0700   certificates, their keys, the TLS front's configuration; only with `domain`
     RUN/              root 0711   node.sock (C:G 0660), supervisor.pid, supervisor.lock
     RUN/control/      C:G  2710   link.sock, api.sock (C:G 0660: control listens, the gateway connects)
     RUN/egress/       E    0700   egress.sock (0600: the broker listens, the node, as root, connects)
@@ -38,6 +39,10 @@ class Layout(msgspec.Struct, frozen=True):
     @property
     def builds(self) -> str:
         return f"{self.data}/builds"
+
+    @property
+    def front(self) -> str:
+        return f"{self.data}/front"
 
     @property
     def database(self) -> str:

@@ -55,6 +55,7 @@ class FunctionStatistics(msgspec.Struct, kw_only=True):
     histograms: dict[str, list[int]] = {}  # phase ("queue", "start", "init", "exec", "total") → bucket counts
     sums_us: dict[str, int] = {}
     outcomes: dict[str, int] = {}
+    refusals: dict[str, int] = {}  # those of `rejected` by reason: an error's code, or the limit that a call was over
     instances_started: int = 0
     instances_lost: int = 0
     template: str = ""  # of the version called last: making, ready, or "off: why"

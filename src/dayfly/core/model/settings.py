@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # HTTP
     connections_max: Annotated[int, _about("Open client connections per gateway.", ge=1)] = 10_000
     connections_per_peer_max: Annotated[
-        int, _about("Of these, from one address (an IPv6 /64 is one); 127.0.0.1 and ::1 are not counted.", ge=1)
+        int, _about("Of these, from one address (an IPv6 /64 is one); 127.0.0.1, ::1 and trusted_proxies are not counted.", ge=1)
     ] = 1000
     header_bytes_max: Annotated[int, _about("All headers of one request.", ge=1024, le=65_000)] = 32 * 1024
     headers_max: Annotated[int, _about("Number of headers of one request.", ge=1)] = 128
@@ -51,6 +51,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 1.0
     write_buffer_bytes_max: Annotated[int, _about("Answer bytes buffered for a slow client.", ge=65_536)] = 1024 * 1024
     drain_timeout_seconds: Annotated[float, _about("Time given to accepted calls at shutdown.", gt=0)] = 10.0
+
+    trusted_proxies: Annotated[
+        str, _about("Proxies whose X-Forwarded-… headers are believed, as ranges with commas between them; empty: nobody's.")
+    ] = ""
+
+    # The TLS front: Caddy, a child of the supervisor (docs/operations.md)
+    domain: Annotated[str, _about("Host names that a TLS front serves, with commas between them; empty: there is no front.")] = ""
+    front_host: Annotated[str, _about("Address the front listens on; empty: all of this machine's.")] = ""
+    front_https_port: Annotated[int, _about("The front's port for HTTPS; 0 picks a free one.", ge=0, le=65535)] = 443
+    front_http_port: Annotated[int, _about("Its port for HTTP, which leads to HTTPS; 0 picks a free one.", ge=0, le=65535)] = 80
+    front_tls: Annotated[Literal["acme", "internal"], _about("Certificates from Let's Encrypt, or from an authority of its own.")] = "acme"
 
     # Pools
     starts_in_flight_max: Annotated[int, _about("Instances being started at once, whole machine.", ge=1)] = 16

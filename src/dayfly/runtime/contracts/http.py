@@ -31,6 +31,8 @@ TEXT_TYPES = frozenset(
     ("application/json", "application/xml", "application/javascript", "application/x-javascript", "application/x-www-form-urlencoded")
 )
 STREAM_KEYS = ("statusCode", "headers", "cookies", "multiValueHeaders")
+ROUTE = ":route"  # as in frames.ROUTE_LINE
+DEFAULT_ROUTE = "$default"
 _dumps = jsontext.dumps
 
 
@@ -41,7 +43,11 @@ def bad_answer(message: str) -> Fault:
 
 def unquote(text: str) -> str:
     """Percent-decoding of a query's name or value, '+' being a space; what is no valid escape stays as it is."""
-    text = text.replace("+", " ")
+    return unescape(text.replace("+", " "))
+
+
+def unescape(text: str) -> str:
+    """Percent-decoding alone."""
     if "%" not in text:
         return text
     first, *rest = text.encode().split(b"%")
@@ -65,6 +71,26 @@ def query_parameters(raw: str) -> dict[str, str]:
     return found
 
 
+def path_parameters(route_key: str, path: str) -> dict[str, str]:
+    """`GET /users/{id}/{rest+}` and `/users/7/a%20b/c` → {"id": "7", "rest": "a b/c"}. The gateway has matched the two."""
+    found: dict[str, str] = {}
+    given = path.split("/")
+    for at, segment in enumerate(route_key.partition(" ")[2].split("/")):
+        if segment.startswith("{"):
+            name = segment[1:-1]
+            if name.endswith("+"):
+                found[name[:-1]] = unescape("/".join(given[at:]))
+            else:
+                found[name] = unescape(given[at])
+    return found
+
+
+def port_of(host: str, scheme: str) -> str:
+    """The port that the client used: of a Host header, or the scheme's."""
+    port = host.rpartition(":")[2]
+    return port if port != host and port.isdigit() else "443" if scheme == "https" else "80"
+
+
 def is_text(content_type: str, content_encoding: str) -> bool:
     """Whether a request's body reaches the handler as text; others as base64."""
     kind = content_type.partition(";")[0].strip().lower()
@@ -76,7 +102,7 @@ def is_text(content_type: str, content_encoding: str) -> bool:
 class Head:
     """The parts of an event that are the same for every request with this head. What user code may change is copied per call."""
 
-    __slots__ = ("cookies", "domain", "domain_prefix", "headers", "http", "path", "query", "query_string", "text")
+    __slots__ = ("cookies", "domain", "domain_prefix", "headers", "http", "parameters", "path", "query", "query_string", "route", "text")
 
     def __init__(self, meta: bytes) -> None:
         try:
@@ -92,14 +118,18 @@ class Head:
                 cookies += [part for cookie in value.split(";") if (part := cookie.strip())]
             else:
                 headers[name] = f"{headers[name]},{value}" if name in headers else value
+        self.route = route = headers.pop(ROUTE, DEFAULT_ROUTE)
+        self.parameters = path_parameters(route, self.path) if "{" in route else None
+        get = headers.get
+        self.domain = get("x-forwarded-host") or get("host", "")
         headers.setdefault("x-forwarded-for", peer)
         headers.setdefault("x-forwarded-proto", scheme)
-        get = headers.get
+        headers.setdefault("x-forwarded-host", self.domain)
+        headers.setdefault("x-forwarded-port", port_of(self.domain, scheme))
         self.headers = headers
         self.cookies = cookies
         self.query = query_parameters(self.query_string) if self.query_string else None
         self.text = is_text(get("content-type", ""), get("content-encoding", ""))
-        self.domain = get("host", "")
         self.domain_prefix = self.domain.partition(".")[0].partition(":")[0]
         self.http = {
             "method": method,
@@ -140,12 +170,13 @@ class HttpContract:
         return self._time_text
 
     def event(self, call: Call) -> "dict[str, Any]":
-        """The handler's first argument. `cookies`, `queryStringParameters` and `body` are absent when there are none, as from AWS."""
+        """The handler's first argument. `cookies`, `queryStringParameters`, `pathParameters` and `body` are absent when there
+        are none, as from AWS."""
         head = self._head(call.meta)
         now = time()
         event: dict[str, Any] = {
             "version": "2.0",
-            "routeKey": "$default",
+            "routeKey": head.route,
             "rawPath": head.path,
             "rawQueryString": head.query_string,
         }
@@ -161,11 +192,13 @@ class HttpContract:
             "domainPrefix": head.domain_prefix,
             "http": head.http.copy(),
             "requestId": call.id,
-            "routeKey": "$default",
+            "routeKey": head.route,
             "stage": "$default",
             "time": self._time(int(now)),
             "timeEpoch": int(now * 1000),
         }
+        if head.parameters:
+            event["pathParameters"] = head.parameters.copy()
         is_base64 = False
         body = call.body
         if body:
