@@ -79,6 +79,27 @@ def test_egress_is_a_word_or_a_list_that_the_administrator_allows() -> None:
     run(main())
 
 
+def test_routes_and_cors_are_in_a_deploys_answer_in_the_list_and_in_the_description() -> None:
+    async def main() -> None:
+        route = '{"path": "/users/{id}", "methods": ["GET"]}, {"host": "shop.example.com"}'
+        texts = ["GET /users/{id}", "ANY shop.example.com/"]
+        async with api() as c:
+            _, events = await c.deploy(config=f'{{"route": [{route}], "cors": {{"origins": ["*"]}}}}')
+            assert events[-1]["event"] == "deployed" and events[-1]["routes"] == texts
+            _, listed = await c("GET", "/functions")
+            _, described = await c("GET", "/functions/hello")
+            assert listed["functions"][0]["routes"] == described["routes"] == texts
+            assert described["config"]["route"][0] == {"host": "", "path": "/users/{id}", "methods": ["GET"]}
+            assert described["config"]["cors"]["origins"] == ["*"]
+            _, events = await c.deploy(name="other", config=f'{{"route": [{route}]}}')
+            assert events[-1]["event"] == "failed" and events[-1]["error"]["code"] == "conflict"
+            assert "taken by function 'hello' in namespace 'default'" in events[-1]["error"]["message"]
+            assert await c("DELETE", "/functions/hello") == (200, {"removed": "hello"})
+            assert (await c.deploy(name="other", config=f'{{"route": [{route}]}}'))[1][-1]["routes"] == texts
+
+    run(main())
+
+
 def test_a_deploy_streams_its_stages_and_the_function_can_be_listed_described_and_removed() -> None:
     async def main() -> None:
         async with api() as c:

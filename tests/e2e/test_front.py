@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import pytest
 
 from dayfly.cli.failure import EXIT_PLATFORM, Failure
 from dayfly.cli.up import prepare
+from dayfly.core.decide.forwarded import Proxies
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire import caddy
 from dayfly.gateway import front
 from tests.e2e.conftest import AS_ORDINARY, AS_ROOT, uid_of
 from tests.e2e.harness import Platform
@@ -130,6 +133,26 @@ def test_a_port_that_the_front_cannot_have_is_refused_by_its_flag_and_leaves_no_
             prepare(settings)
     assert f"pid {os.getpid()}" in refused.value.what and "--" + setting.replace("_", "-") in refused.value.hint
     assert not (tmp_path / "data").exists()
+
+
+@needs_caddy
+@pytest.mark.parametrize(("host", "trusted"), [("localhost", ""), ("127.0.0.1", "192.0.2.0/24"), ("0.0.0.0", "")])
+def test_the_front_is_believed_at_the_address_where_it_finds_the_gateway(host: str, trusted: str) -> None:
+    base = Path(tempfile.mkdtemp(prefix="dfy-"))
+    prepared = None
+    try:
+        prepared = prepare(Settings(**{"data": str(base / "data"), "port": 0, "host": host, "trusted_proxies": trusted} | LOOPBACK))
+        address = caddy.gateway_address(prepared.settings)
+        assert prepared.settings.trusted_proxies == ",".join(filter(None, (trusted, address)))
+        assert Proxies(prepared.settings.trusted_proxies).trusts(address)
+        with socket.create_connection((address, prepared.settings.port), timeout=10) as found:
+            assert found.getsockname()[0] == address, "that is who the gateway sees"
+    finally:
+        for listener in prepared.listeners if prepared else ():
+            listener.close()
+        for lock in prepared.locks if prepared else ():
+            os.close(lock)
+        shutil.rmtree(base)
 
 
 def test_without_caddy_a_domain_is_refused_and_the_hint_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def prepare(settings: Settings) -> Prepared:
         directories.hand_over(layout, users, front=bool(settings.domain))
         running.write_pid(locks[0], layout, os.getpid())
         undo.pop_all()
-    return Prepared(_as_it_is(settings, layout, [listener.getsockname()[1] for listener in listeners]), layout, listeners, locks)
+    return Prepared(_as_it_is(settings, layout, [listener.getsockname()[:2] for listener in listeners]), layout, listeners, locks)
 
 
 def _listen_all(settings: Settings, undo: ExitStack) -> list[socket.socket]:
@@ -115,13 +115,14 @@ def _listen_all(settings: Settings, undo: ExitStack) -> list[socket.socket]:
     return listeners
 
 
-def _as_it_is(settings: Settings, layout: Layout, ports: list[int]) -> Settings:
+def _as_it_is(settings: Settings, layout: Layout, addresses: list[tuple[str, int]]) -> Settings:
     """With the directory and the ports that were got, and the front, if there is one, believed about who called."""
-    settings = msgspec.structs.replace(settings, run=layout.run, port=ports[0])
+    settings = msgspec.structs.replace(settings, run=layout.run, port=addresses[0][1])
     if not settings.domain:
         return settings
+    settings = msgspec.structs.replace(settings, host=addresses[0][0])  # a name may mean several; the front connects to this one
     proxies = ",".join(part for part in (settings.trusted_proxies, caddy.gateway_address(settings)) if part)
-    return msgspec.structs.replace(settings, front_https_port=ports[1], front_http_port=ports[2], trusted_proxies=proxies)
+    return msgspec.structs.replace(settings, front_https_port=addresses[1][1], front_http_port=addresses[2][1], trusted_proxies=proxies)
 
 
 def listen(host: str, port: int, flag: str = "--port") -> socket.socket:

@@ -11,7 +11,7 @@ from dayfly.core.model.settings import Settings
 
 DOMAINS_MAX = 100
 KEEP_ALIVE_SHARE = 0.5  # of the gateway's idle timeout: a connection must not be closed there just when it is used again
-_WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
 
 
 def domains_of(settings: Settings) -> tuple[str, ...]:
@@ -36,8 +36,8 @@ def urls_of(domain: str, https_port: int) -> list[str]:
 
 
 def gateway_address(settings: Settings) -> str:
-    """From where, and to where, the front connects: this machine, by the address on which the gateway listens."""
-    return _WILDCARDS.get(settings.host, "127.0.0.1" if settings.host == "localhost" else settings.host)
+    """From where, and to where, the front connects: the address on which the gateway listens (`host`, which is a number by then)."""
+    return _WILDCARDS.get(settings.host, settings.host)
 
 
 def config(settings: Settings, folder: str, sockets: tuple[int, int]) -> dict[str, Any]:
