@@ -111,6 +111,9 @@ def test_what_was_used_is_told_when_it_changes_and_survives_a_restart_of_control
                 await until(lambda: w.control.usage.records == 12)
                 told = [Consumed("default", "hello", 3, 3 * 128_000, 60), Consumed("default", "", 12, 12 * 128_000, 240)]
                 await until(lambda: w.gateway.told[-1] == link.UsedToday(day_of(time.time()), told))
+                w.gateway.send(link.Usage(used("free", 1)))
+                told[1] = Consumed("default", "", 13, 13 * 128_000, 260)
+                await until(lambda: w.gateway.told[-1] == link.UsedToday(day_of(time.time()), told[1:]))
                 await w.control.usage.flush()
                 assert w.control.catalog.used(time.time()).consumed == told, "written, and not forgotten"
                 count = len(w.gateway.told)

@@ -87,7 +87,9 @@ def _limits(control: Control) -> Iterator[Metric]:
         (key, rollout.live_config(function).limits, today.get(key) or Consumed(*key))
         for key, function in sorted(control.catalog.functions.items())
     ]
-    found += [((name, ""), limits, quotas.whole(today, name)) for name, limits in sorted(control.catalog.limits.items())]
+    namespaces = sorted(control.catalog.limits.items())
+    wholes = quotas.wholes(today, control.catalog.limits)
+    found += [((name, ""), limits, wholes[name]) for name, limits in namespaces]
     for key, limits, consumed in found:
         for name, value, amount in quotas.rows(limits, consumed) if limits.any else ():
             limit.add_metric([*key, name], value)

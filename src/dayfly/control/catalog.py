@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from dayfly.control.provisioned import Floors
-from dayfly.control.quotas import consumed, is_daily
+from dayfly.control.quotas import NAMESPACE, consumed, is_daily
 from dayfly.control.usage import Usage
 from dayfly.control.vault import Vault
 from dayfly.core.decide.quota import day_of
@@ -59,7 +59,7 @@ class Catalog:
         self._daily.pop((function.namespace, function.name), None)
         if is_daily(function):
             self._daily[(function.namespace, function.name)] = function
-            self._tell_used(self.used(time.time()))
+            self._tell_of(function.namespace, function.name)
         self.revision += 1
         self._tell(FunctionChanged(self.revision, function))
 
@@ -89,7 +89,7 @@ class Catalog:
     def set_limits(self, namespace: str, limits: Limits) -> None:
         """A namespace has these limits, or none."""
         self.limits = {name: it for name, it in (self.limits | {namespace: limits}).items() if it.any}
-        self._tell_used(self.used(time.time()))
+        self._tell_of(namespace, NAMESPACE)
         self.revision += 1
         self._tell(LimitsChanged(self.revision, namespace, limits))
 
@@ -103,12 +103,15 @@ class Catalog:
     def tell_used(self, now: float) -> None:
         """Say what was used today when gateways have not heard it yet. `now`: epoch seconds."""
         used = self.used(now)
-        if used != self._told and (used.consumed or self._told.consumed):
-            self._tell_used(used)
-
-    def _tell_used(self, used: UsedToday) -> None:
+        known = set(self._told.consumed) if used.day == self._told.day else set()
         self._told = used
-        self._tell(used)
+        if fresh := [it for it in used.consumed if it not in known]:
+            self._tell(UsedToday(used.day, fresh))
+
+    def _tell_of(self, namespace: str, function: str) -> None:
+        """Before a change that may bring it a quota: whoever had none so far has not counted."""
+        used = self.used(time.time())
+        self._tell(UsedToday(used.day, [it for it in used.consumed if (it.namespace, it.function) == (namespace, function)]))
 
     def listen(self, listener: Listener) -> tuple[UsedToday, Snapshot]:
         """The whole state, after which `listener` gets every change. Usage first: nobody may decide by quotas without it."""

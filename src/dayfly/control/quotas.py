@@ -4,7 +4,7 @@ Only functions and namespaces with a quota by the day are told to gateways, beca
 tells, api/ shows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from dayfly.core.decide.meter import gb_seconds
 from dayfly.core.model.function import Function
@@ -22,14 +22,24 @@ def is_daily(function: Function) -> bool:
 def consumed(used: Mapping[Key, Consumed], functions: Iterable[Key], namespaces: Mapping[str, Limits]) -> list[Consumed]:
     """What gateways must know of a day's usage (by namespace and function, functions that are gone included)."""
     found = [used.get(key) or Consumed(*key) for key in functions]
-    return found + [whole(used, name) for name, limits in namespaces.items() if limits.daily]
+    daily = {name for name, limits in namespaces.items() if limits.daily}
+    return found + list(wholes(used, daily).values()) if daily else found
+
+
+def wholes(used: Mapping[Key, Consumed], namespaces: Collection[str]) -> dict[str, Consumed]:
+    """All that each of these namespaces used."""
+    sums = {name: [0, 0, 0] for name in namespaces}
+    for part in used.values():
+        if (total := sums.get(part.namespace)) is not None:
+            total[0] += part.calls
+            total[1] += part.mb_ms
+            total[2] += part.bytes_out
+    return {name: Consumed(name, NAMESPACE, *total) for name, total in sums.items()}
 
 
 def whole(used: Mapping[Key, Consumed], namespace: str) -> Consumed:
     """All that a namespace used."""
-    parts = [part for part in used.values() if part.namespace == namespace]
-    sums = (sum(part.calls for part in parts), sum(part.mb_ms for part in parts), sum(part.bytes_out for part in parts))
-    return Consumed(namespace, NAMESPACE, *sums)
+    return wholes(used, (namespace,))[namespace]
 
 
 def rows(limits: Limits, today: Consumed) -> list[tuple[str, float, float | None]]:

@@ -53,8 +53,8 @@ class LimitsChanged(msgspec.Struct, frozen=True, tag="limits"):
 
 
 class UsedToday(msgspec.Struct, frozen=True, tag="used"):
-    """What was used so far on `day` (counted from 1970, UTC) of what has a quota. Before every snapshot and every change that may bring
-    a quota, and each second when it has changed. No change of the catalog: it is not confirmed."""
+    """What was used so far on `day` (counted from 1970, UTC) of what has a quota. All of it before every snapshot, what concerns a change
+    before it, and each second what is different now. No change of the catalog: it is not confirmed."""
 
     day: int
     consumed: list[Consumed]
