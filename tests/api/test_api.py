@@ -210,7 +210,7 @@ SCOPED = [
     ("deploy", "PUT", "/functions/hello/aliases/a"), ("deploy", "DELETE", "/functions/hello/aliases/a"),
     ("deploy", "GET", "/secrets"), ("deploy", "PUT", "/secrets/s"), ("deploy", "DELETE", "/secrets/s"),
     ("admin", "POST", "/namespaces"), ("admin", "DELETE", "/namespaces/x"), ("admin", "GET", "/tokens"), ("admin", "POST", "/tokens"),
-    ("admin", "DELETE", "/tokens/x"), ("read", "GET", "/../../metrics"),
+    ("admin", "DELETE", "/tokens/x"), ("read", "GET", "/../../metrics"), ("admin", "PUT", "/namespaces/default/limits"),
 ]  # fmt: skip
 
 

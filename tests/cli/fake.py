@@ -40,12 +40,21 @@ USAGE = {
     "gb_seconds": 0.1,
     "cost": 0.01,
 }
+LIMITS = {
+    "namespace": "team",
+    "limits": {"concurrency": 5, "calls_per_day": 1_000_000},
+    "state": [
+        {"scope": "namespace", "limit": "concurrency", "value": 5.0, "used_today": None},
+        {"scope": "namespace", "limit": "calls_per_day", "value": 1e6, "used_today": 1234.0},
+    ],
+}
 DESCRIPTION = FUNCTION | {
     "config": CONFIG,
     "versions": [{"number": 2, "created_at": 2.0, "code_digest": "ab" * 32}],
     "aliases": {"live": {"2": 0.9, "1": 0.1}},
     "statistics": STATISTICS,
     "usage_today": USAGE,
+    "limits": LIMITS["state"],
 }
 ANSWERS: dict[tuple[str, str], Any] = {
     ("GET", "/api/v1/functions"): {"functions": [FUNCTION]},
@@ -70,6 +79,8 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("GET", "/api/v1/namespaces"): {"namespaces": [{"name": "default"}]},
     ("POST", "/api/v1/namespaces"): {"name": "team"},
     ("DELETE", "/api/v1/namespaces/team"): {"removed": "team"},
+    ("GET", "/api/v1/namespaces/team/limits"): LIMITS,
+    ("PUT", "/api/v1/namespaces/team/limits"): LIMITS,
     ("GET", "/api/v1/statistics"): {"functions": [STATISTICS]},
     ("GET", "/api/v1/usage"): {"first": "2026-01-01", "last": "2026-01-01", "currency": "USD", "cost": 0.01, "usage": [USAGE]},
 }

@@ -30,6 +30,7 @@ COMMANDS = {
     "namespace create": ["namespace", "create", "team"],
     "namespace ls": ["namespace", "ls"],
     "namespace rm": ["namespace", "rm", "team", "--yes"],
+    "namespace limits": ["namespace", "limits", "team"],
     "top": ["top", "--once"],
     "cost": ["cost", "--from", "2026-01-01"],
 }
@@ -207,6 +208,17 @@ def test_a_secret_in_argv_is_warned_about_and_one_from_stdin_is_not(cli, api):
 def test_names_are_quoted_into_paths(cli, api):
     cli("describe", "../../secrets?x=1#")
     assert api.seen[-1].path == "/api/v1/functions/..%2F..%2Fsecrets%3Fx%3D1%23"
+
+
+def test_limits_are_shown_with_what_was_used_and_changed_one_by_one(cli, api):
+    out = cli("describe", "hello").out
+    assert "calls_per_day          1,000,000 (namespace, 1,234 used today)" in out and "concurrency            5 (namespace)" in out
+    assert "1,000,000" in cli("namespace", "limits", "team").out
+    cli("namespace", "limits", "team", "--rate-per-second", "2.5", "--concurrency", "none")
+    assert (api.seen[-1].method, json.loads(api.seen[-1].body)) == ("PUT", {"calls_per_day": 1_000_000, "rate_per_second": 2.5})
+    cli("namespace", "limits", "team", "--clear", "--concurrency", "0")
+    assert json.loads(api.seen[-1].body) == {"concurrency": 0}
+    assert cli("namespace", "limits", "team", "--burst", "many").code == 2
 
 
 def test_removing_asks_and_refuses_where_nobody_can_answer(cli, api):

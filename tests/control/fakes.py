@@ -32,6 +32,7 @@ class FakeGateway:
         self.told: list[Any] = []
         self.functions: dict[tuple[str, str], Function] = {}
         self.tokens: tuple[Any, ...] = ()
+        self.limits: dict[str, Any] = {}
         self._moved = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -65,7 +66,7 @@ class FakeGateway:
                 size = int.from_bytes(await self.reader.readexactly(link.LENGTH_BYTES), "big")
                 message = link.decode_to_gateway(await self.reader.readexactly(size))
                 self._apply(message)
-                if not isinstance(message, link.Prove):
+                if not isinstance(message, link.Prove | link.UsedToday):
                     self.send(link.Applied(message.catalog.revision if isinstance(message, link.Snapshot) else message.revision))
                 self.told.append(message)
                 self._moved.set()
@@ -74,13 +75,15 @@ class FakeGateway:
         match message:
             case link.Snapshot(catalog):
                 self.functions = {(f.namespace, f.name): f for f in catalog.functions}
-                self.tokens = catalog.tokens
+                self.tokens, self.limits = catalog.tokens, dict(catalog.limits)
             case link.FunctionChanged(_, function):
                 self.functions[(function.namespace, function.name)] = function
             case link.FunctionRemoved(_, namespace, name):
                 self.functions.pop((namespace, name))
             case link.TokensChanged(_, tokens):
                 self.tokens = tokens
+            case link.LimitsChanged(_, namespace, limits):
+                self.limits[namespace] = limits
             case link.Prove():
                 answer = self.judge(message)
                 if answer is not None:

@@ -10,6 +10,7 @@ import pytest
 from dayfly.control import link as control_link
 from dayfly.control.statistics import GONE_MAX, Sums
 from dayfly.control.usage import Usage, today
+from dayfly.core.decide.quota import day_of
 from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, LogRecord, UsageRecord
 from dayfly.core.wire import link
 from dayfly.store.logs import LogQuery
@@ -44,7 +45,8 @@ def test_a_gateway_gets_the_whole_state_first_and_then_every_change_in_order() -
                     await asyncio.gather(*(w.control.access.make_token(f"t{n}", ("default",), ("read",)) for n in range(20)))
                     await second.wait_told(link.TokensChanged, 20)
                     revisions = [it.revision for it in second.told if isinstance(it, link.TokensChanged)]
-                    start = second.told[0].catalog.revision
+                    assert isinstance(second.told[0], link.UsedToday), "nobody decides by quotas without what was used"
+                    start = second.told[1].catalog.revision
                     assert revisions == list(range(start + 1, start + 21))
                     assert len(second.tokens) == 21 == len(w.control.catalog.tokens)
 
@@ -128,6 +130,23 @@ def test_usage_is_summed_rounded_and_never_counts_calls_that_did_not_run() -> No
                 assert [(it.calls, it.errors, it.cold, it.billed_ms, it.mb_ms) for it in found] == [(3, 1, 1, 40, 40 * 128)]
                 assert (found[0].bytes_in, found[0].bytes_out, found[0].exec_us) == (30, 60, 14_000)
                 assert w.control.usage.billed_mb_ms() == {("default", "hello"): 40 * 128}
+
+    run(main())
+
+
+def test_what_is_just_being_written_counts_for_quotas() -> None:
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def store(*_: Any) -> None:
+            seen.append(usage.used_on(day)["default", "hello"].calls)
+
+        usage, day = Usage(store, 1), day_of(time.time())  # type: ignore[arg-type]
+        usage.add([used(), used("queue_full")])
+        await usage.flush()
+        usage.add([used()])
+        await usage.flush()
+        assert seen == [1, 2] and usage.used_on(day)["default", "hello"].calls == 2
 
     run(main())
 

@@ -8,6 +8,7 @@ import pytest
 
 from dayfly.control.catalog import Catalog
 from dayfly.control.provisioned import Floors, check
+from dayfly.control.usage import Usage
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Alias, Function, FunctionConfig, Provisioned, Version
 from dayfly.core.wire.link import FunctionChanged, ToGateway
@@ -122,9 +123,9 @@ def test_sound_windows_pass():
 def test_gateways_hear_when_a_window_begins_and_ends_and_a_new_one_knows_at_once(monkeypatch):
     now = berlin(2026, 11, 25, 7, 0)
     monkeypatch.setattr("dayfly.control.catalog.time.time", lambda: now)
-    catalog, told = Catalog(), list[ToGateway]()
+    catalog, told = Catalog(Usage(None, 1)), list[ToGateway]()  # type: ignore[arg-type]
     live = Alias(name="live", weights=((1, 1.0),))
-    catalog.fill([Function(namespace="default", name="hello", aliases=(live,), versions=(version(OFFICE),))], [])
+    catalog.fill([Function(namespace="default", name="hello", aliases=(live,), versions=(version(OFFICE),))], [], {})
     catalog.listen(told.append)
     catalog.open_windows(now)
     assert told == []
@@ -133,7 +134,7 @@ def test_gateways_hear_when_a_window_begins_and_ends_and_a_new_one_knows_at_once
     catalog.open_windows(now)
     (change,) = told
     assert isinstance(change, FunctionChanged) and change.function.floors == {1: 5}
-    assert catalog.listen(told.append).catalog.functions[0].floors == {1: 5}
+    assert catalog.listen(told.append)[1].catalog.functions[0].floors == {1: 5}
     catalog.put(msgspec.structs.replace(change.function, floors={}, versions=(version(OFFICE), version(OFFICE, number=2))))
     assert catalog.functions["default", "hello"].floors == {1: 5, 2: 5}, "a deploy in the window has it from the start"
     now = berlin(2026, 11, 25, 18, 0, 1)

@@ -9,8 +9,11 @@ import pytest
 import uvloop
 
 from dayfly.core.decide.quota import day_of
+from dayfly.core.model.function import Catalog
 from dayfly.core.model.limits import Consumed, Limits
+from dayfly.core.wire import link
 from dayfly.gateway.limited import EARLY_BYTES
+from dayfly.gateway.link import Link
 from dayfly.testing.provider import Behaviour, Crash, FakeAnswer, TakenCall
 from tests.gateway.rig import Rig, function, gateway, until
 
@@ -187,6 +190,49 @@ def test_what_was_used_before_the_gateway_came_counts():
             answers = [await rig.request("GET", "/function/hello") for _ in range(2)]
             assert [status for status, _, _ in answers] == [200, 429] and reason(answers[1]) == "function_calls_per_day"
             assert 0 < int(answers[1][1]["retry-after"]) <= 86_400
+
+    run(main())
+
+
+def test_what_control_says_of_limits_holds_from_the_moment_it_is_confirmed(tmp_path):
+    """A link to a control of our own: usage, snapshot, then a namespace's limits, more of them, none, and a function that goes."""
+
+    async def main():
+        applied: asyncio.Queue[link.ToControl] = asyncio.Queue()
+        writers: list[asyncio.StreamWriter] = []
+
+        async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            while size := int.from_bytes(await reader.readexactly(link.LENGTH_BYTES), "big"):
+                message = link.decode_to_control(await reader.readexactly(size))
+                if isinstance(message, link.Hello | link.Applied):
+                    applied.put_nowait(message)
+
+        async def say(*messages: link.ToGateway) -> None:
+            for message in messages:
+                writers[0].write(link.encode(message))
+            await applied.get()
+
+        async with gateway() as rig:
+            server = await asyncio.start_unix_server(control, str(tmp_path / "link.sock"))
+            task = asyncio.ensure_future(Link(str(tmp_path / "link.sock"), "g", (rig.catalog, rig.fleet, rig.ledger, rig.site)).run())
+            await applied.get()
+            used = link.UsedToday(day_of(time.time()), [Consumed("default", "hello", calls=8), Consumed("default", "", calls=100)])
+            catalog = Catalog(revision=1, functions=(limited(calls_per_day=10), function("free")), tokens=())
+            await say(used, link.Snapshot(catalog))
+            assert [(await rig.request("GET", "/function/hello"))[0] for _ in range(3)] == [200, 200, 429]
+            assert (await rig.request("GET", "/function/free"))[0] == 200
+            quota = Limits(calls_per_day=102)
+            await say(link.UsedToday(used.day, [Consumed("default", "", calls=101)]), link.LimitsChanged(2, "default", quota))
+            answers = [await rig.request("GET", "/function/free") for _ in range(2)]
+            assert [status for status, _, _ in answers] == [200, 429] and reason(answers[1]) == "namespace_calls_per_day"
+            await say(link.LimitsChanged(3, "default", Limits()))
+            assert (await rig.request("GET", "/function/free"))[0] == 200
+            await say(link.FunctionRemoved(4, "default", "hello"))
+            assert not rig.fleet.limits._tallies and rig.catalog.revision == 4
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            server.close()
 
     run(main())
 

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from dayfly.core.model.function import Alias, FunctionConfig, Token, Version
+from dayfly.core.model.limits import Limits
 from dayfly.store import access, functions, usage
 from dayfly.store.migrate import open_database
 from dayfly.store.usage import UsageDay
@@ -112,3 +113,15 @@ def test_garbage_is_marked_once_and_forgotten_when_it_is_named_again(tx: sa.Conn
     usage.mark_garbage(tx, [("code", "a"), ("code", "b")], 1.0)
     usage.mark_garbage(tx, [("code", "b"), ("layer", "c")], 2.0)
     assert usage.marked_garbage(tx) == {("code", "b"): 1.0, ("layer", "c"): 2.0}
+
+
+def test_a_namespaces_limits_come_back_are_taken_away_and_leave_with_it(tx: sa.Connection) -> None:
+    access.add_namespace(tx, "team", 1.0)
+    limits = Limits(rate_per_second=2.5, concurrency=0, calls_per_day=1 << 53)
+    access.put_limits(tx, "team", Limits(burst=1))
+    access.put_limits(tx, "team", limits)
+    access.put_limits(tx, "default", Limits(concurrency=1))
+    assert access.all_limits(tx) == {"team": limits, "default": Limits(concurrency=1)}
+    access.put_limits(tx, "default", Limits())
+    assert access.drop_namespace(tx, "team")
+    assert access.all_limits(tx) == {}

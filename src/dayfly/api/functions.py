@@ -11,6 +11,7 @@ from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from dayfly.api.auth import NAME_OPT, NamespaceQuery, NamespacesQuery, Target, control_of, needs, readable, target_of
+from dayfly.api.limits import states
 from dayfly.api.numbers import statistics_of, usage_answer
 from dayfly.api.openapi import DeployOperation
 from dayfly.api.shapes import (
@@ -28,7 +29,9 @@ from dayfly.api.upload import receive
 from dayfly.control.deploy import Order
 from dayfly.control.events import Event
 from dayfly.control.functions import Summary
+from dayfly.core.model.limits import Consumed
 from dayfly.core.model.names import checked_name
+from dayfly.store.usage import UsageDay
 
 AnyRequest = Request[Any, Any, Any]
 NDJSON = "application/x-ndjson"
@@ -80,6 +83,7 @@ async def describe(request: AnyRequest, name: FromPath[str], namespace: Namespac
     control, target = control_of(request), _target(request)
     found = await control.functions.describe(target.namespace, target.name)
     config = found.summary.version.config
+    limits = states("function", config.limits, _consumed(found.usage_today))
     return FunctionDescription(
         **_summary(found.summary),
         config=config,
@@ -89,6 +93,7 @@ async def describe(request: AnyRequest, name: FromPath[str], namespace: Namespac
         aliases={alias.name: weights_of(alias) for alias in found.aliases},
         statistics=statistics_of(found.statistics, found.summary.version.config.memory_mb, control.settings),
         usage_today=usage_answer(found.usage_today, control.settings),
+        limits=limits + states("namespace", *control.access.limits(target.namespace)),
     )
 
 
@@ -126,6 +131,10 @@ async def drop_alias(request: AnyRequest, name: FromPath[str], alias: FromPath[s
     target = _target(request)
     await control_of(request).functions.drop_alias(target.namespace, target.name, alias)
     return Removed(removed=alias)
+
+
+def _consumed(day: UsageDay) -> Consumed:
+    return Consumed(day.namespace, day.function, day.calls, day.mb_ms, day.bytes_out)
 
 
 def _target(request: AnyRequest) -> Target:

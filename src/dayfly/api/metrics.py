@@ -1,5 +1,6 @@
 """/metrics: control's sums in Prometheus's text format. Imported at the first scrape; docs/operations.md has the names."""
 
+import time
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -8,8 +9,11 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 from prometheus_client.registry import Collector
 
 from dayfly import __version__
+from dayfly.control import quotas
 from dayfly.control.plane import Control
-from dayfly.core.decide import meter
+from dayfly.core.decide import meter, rollout
+from dayfly.core.decide.quota import day_of
+from dayfly.core.model.limits import Consumed
 from dayfly.core.model.records import FunctionStatistics
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -42,6 +46,7 @@ class _Sums(Collector):
         """One scrape."""
         sums = list(self._control.sums.by_function().values())
         yield from _calls(sums)
+        yield from _limits(self._control)
         yield _phases(sums)
         yield from _billed(self._control)
         yield from _platform(self._control)
@@ -60,12 +65,38 @@ def _calls(sums: Iterable[FunctionStatistics]) -> Iterator[Metric]:
         for outcome, count in numbers.outcomes.items():
             calls.add_metric([numbers.namespace, numbers.function, outcome], count)
     yield calls
+    refusals = CounterMetricFamily("dayfly_refusals", "Calls refused, by the limit or queue they were over.", labels=[*FUNCTION, "reason"])
+    for numbers in sums:
+        for reason, count in numbers.refusals.items():
+            refusals.add_metric([numbers.namespace, numbers.function, reason], count)
+    yield refusals
     for kinds, family in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
         for name, about, field in kinds:
             metric = family(name, about, labels=FUNCTION)
             for numbers in sums:
                 metric.add_metric([numbers.namespace, numbers.function], getattr(numbers, field))
             yield metric
+
+
+def _limits(control: Control) -> Iterator[Metric]:
+    """Limits of functions (as `live` has them) and of namespaces (with an empty `function`), and what was used of those by the day."""
+    limit = GaugeMetricFamily("dayfly_limit", "Limits that are set.", labels=[*FUNCTION, "limit"])
+    used = GaugeMetricFamily("dayfly_limit_used_today", "Used on this UTC day of a limit by the day.", labels=[*FUNCTION, "limit"])
+    today = control.usage.used_on(day_of(time.time()))
+    found = [
+        (key, rollout.live_config(function).limits, today.get(key) or Consumed(*key))
+        for key, function in sorted(control.catalog.functions.items())
+    ]
+    namespaces = sorted(control.catalog.limits.items())
+    wholes = quotas.wholes(today, control.catalog.limits)
+    found += [((name, ""), limits, wholes[name]) for name, limits in namespaces]
+    for key, limits, consumed in found:
+        for name, value, amount in quotas.rows(limits, consumed) if limits.any else ():
+            limit.add_metric([*key, name], value)
+            if amount is not None:
+                used.add_metric([*key, name], amount)
+    yield limit
+    yield used
 
 
 def _phases(sums: Iterable[FunctionStatistics]) -> Metric:

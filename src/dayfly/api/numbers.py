@@ -11,7 +11,6 @@ from dayfly.api.shapes import Phase, Statistics, StatisticsList, UsageAnswer, Us
 from dayfly.control.usage import checked_day, today
 from dayfly.core.decide import meter, rollout
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.function import Function
 from dayfly.core.model.names import checked_name
 from dayfly.core.model.records import FunctionStatistics
 from dayfly.core.model.settings import Settings
@@ -33,7 +32,7 @@ async def statistics(request: AnyRequest, namespace: NamespacesQuery = "") -> St
     for (space, name), function in sorted(control.catalog.functions.items()):
         if space in namespaces:
             numbers = sums.get((space, name)) or FunctionStatistics(namespace=space, function=name)
-            found.append(statistics_of(numbers, live_memory_mb(function), control.settings))
+            found.append(statistics_of(numbers, rollout.live_config(function).memory_mb, control.settings))
     return StatisticsList(functions=found)
 
 
@@ -67,13 +66,6 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
     return Response(exposition(control_of(request)), media_type=CONTENT_TYPE)
 
 
-def live_memory_mb(function: Function) -> int:
-    """Memory of the version that gets most of live's calls."""
-    live = rollout.live_of(function.aliases)
-    number = rollout.primary(live) if live else function.versions[-1].number
-    return next((it.config.memory_mb for it in function.versions if it.number == number), 0)
-
-
 def statistics_of(numbers: FunctionStatistics, memory_mb: int, settings: Settings) -> Statistics:
     """Sums as figures. The cost is an estimate before the tariff's rounding; usage has the exact one."""
     mb_ms = int(numbers.sums_us.get("exec", 0) / 1000 * memory_mb)
@@ -99,6 +91,7 @@ def statistics_of(numbers: FunctionStatistics, memory_mb: int, settings: Setting
         cost=cost,
         phases={phase: _phase(counts, numbers.sums_us.get(phase, 0)) for phase, counts in numbers.histograms.items()},
         outcomes=numbers.outcomes,
+        refusals=numbers.refusals,
         template=numbers.template,
     )
 

@@ -6,6 +6,7 @@ Field names are a promise to scripts; docs/api.md shows them. Times are epoch se
 import msgspec
 
 from dayfly.core.model.function import Alias, FunctionConfig, Version
+from dayfly.core.model.limits import Limits
 from dayfly.store.usage import UsageDay
 
 
@@ -67,7 +68,7 @@ class Phase(Answer):
 class Statistics(Answer):
     """Running numbers of one function since the gateways started. `cost` by the tariff, for those calls. `template`: of the version that
     was started last: making, ready, or off and why. `idle_times`: how many were seen; after a call the last instance is
-    away for `ahead_seconds` and then there for `keep_seconds`."""
+    away for `ahead_seconds` and then there for `keep_seconds`. `refusals`: those `rejected`, by the limit or queue that they were over."""
 
     namespace: str
     name: str
@@ -89,6 +90,7 @@ class Statistics(Answer):
     cost: float
     phases: dict[str, Phase]
     outcomes: dict[str, int]
+    refusals: dict[str, int]
     template: str = ""
 
 
@@ -123,6 +125,23 @@ class UsageList(Answer):
     usage: list[UsageAnswer]
 
 
+class LimitAnswer(Answer):
+    """One limit. `scope`: function or namespace; `limit`: its name in `[limits]`; `used_today` (UTC) of those by the day."""
+
+    scope: str
+    limit: str
+    value: float
+    used_today: float | None = None
+
+
+class NamespaceLimits(Answer):
+    """What all functions of a namespace together may use; what is not in `limits` is not limited."""
+
+    namespace: str
+    limits: Limits
+    state: list[LimitAnswer]
+
+
 class FunctionDescription(FunctionSummary):
     """All that is known of one function. `walls` stand around its instances on this machine, `missing` do not, each as "name: why"."""
 
@@ -133,6 +152,7 @@ class FunctionDescription(FunctionSummary):
     aliases: dict[str, dict[str, float]]
     statistics: Statistics
     usage_today: UsageAnswer
+    limits: list[LimitAnswer]  # of the function and of its namespace
 
 
 class RollbackOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ import click
 from dayfly.cli import output
 from dayfly.cli.failure import Failure
 from dayfly.cli.functions import confirm, done
+from dayfly.cli.limits import namespace_limits
 from dayfly.cli.options import Session, command
 
 SECRET_BYTES_MAX = 64 * 1024  # as core/wire/node.py
@@ -33,6 +34,7 @@ def register(app: click.Group) -> None:
         (namespace_app, "create", namespace_create),
         (namespace_app, "ls", namespace_ls),
         (namespace_app, "rm", namespace_rm),
+        (namespace_app, "limits", namespace_limits),
     ):
         command(group, name)(function)
 

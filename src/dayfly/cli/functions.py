@@ -137,6 +137,12 @@ def describe(session: Session, name: str) -> None:
         output.result(f"\n{group.replace('_', ' ')}")
         for key, value in answer[group].items():
             output.result(f"  {key:<22} {_short(value)}")
+    if answer.get("limits"):
+        from dayfly.cli.limits import rows
+
+        output.result("\nlimits")
+        for scope, limit, value, used in rows(answer["limits"]):
+            output.result(f"  {limit:<22} {value} ({scope}{'' if used == '-' else f', {used} used today'})")
     output.result("\nisolation")
     output.result(f"  {'walls':<22} {', '.join(answer.get('walls', ()))}")
     for wall in answer.get("missing", ()):

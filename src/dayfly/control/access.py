@@ -13,11 +13,15 @@ import sqlalchemy as sa
 
 from dayfly.control.catalog import Catalog, load_function, open_secrets
 from dayfly.control.deploy import check_packed
+from dayfly.control.quotas import whole
+from dayfly.control.usage import Usage
 from dayfly.control.vault import Vault, write_private
 from dayfly.control.worker import Store
 from dayfly.core.decide.access import ALL_NAMESPACES, VERBS, allowed, checked_scopes, digest, token_text
+from dayfly.core.decide.quota import day_of
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Function, Token
+from dayfly.core.model.limits import NO_LIMITS, Consumed, Limits
 from dayfly.core.model.names import DEFAULT_NAMESPACE, SECRET_NAME, checked_name
 from dayfly.core.wire.node import SECRET_BYTES_MAX
 from dayfly.store import access, functions
@@ -30,8 +34,8 @@ SECRETS_PER_NAMESPACE_MAX = 1_000
 class Access:
     """Verbs on what surrounds functions. Raises Refusal with the code that docs/api.md names."""
 
-    def __init__(self, store: Store, vault: Vault, catalog: Catalog) -> None:
-        self._store, self._vault, self._catalog = store, vault, catalog
+    def __init__(self, store: Store, vault: Vault, catalog: Catalog, usage: Usage) -> None:
+        self._store, self._vault, self._catalog, self._usage = store, vault, catalog, usage
         self._changing_secrets = asyncio.Lock()
 
     async def make_token(self, name: str, namespaces: tuple[str, ...], verbs: tuple[str, ...]) -> tuple[Token, str]:
@@ -62,6 +66,19 @@ class Access:
     async def drop_namespace(self, name: str) -> None:
         """Remove an empty namespace."""
         await self._store(_drop_namespace, name)
+        if name in self._catalog.limits:
+            self._catalog.set_limits(name, NO_LIMITS)
+            await self._catalog.wait_applied()
+
+    def limits(self, namespace: str) -> tuple[Limits, Consumed]:
+        """A namespace's limits and what all its functions used today. One that is not there has none of both."""
+        return self._catalog.limits.get(namespace, NO_LIMITS), whole(self._usage.used_on(day_of(time.time())), namespace)
+
+    async def put_limits(self, namespace: str, limits: Limits) -> None:
+        """Replace a namespace's limits; calls that are inside are finished whatever they say."""
+        await self._store(_put_limits, namespace, limits)
+        self._catalog.set_limits(namespace, limits)
+        await self._catalog.wait_applied()
 
     async def secrets(self, namespace: str) -> list[tuple[str, float]]:
         """(name, changed at); never a value."""
@@ -149,6 +166,12 @@ def _drop_namespace(tx: sa.Connection, name: str) -> None:
         )
     if not access.drop_namespace(tx, name):
         raise Refusal("not_found", f"There is no namespace {name!r}.")
+
+
+def _put_limits(tx: sa.Connection, namespace: str, limits: Limits) -> None:
+    if not access.has_namespace(tx, namespace):
+        raise Refusal("not_found", f"There is no namespace {namespace!r}.")
+    access.put_limits(tx, namespace, limits)
 
 
 def _drop_secret(tx: sa.Connection, namespace: str, name: str) -> None:

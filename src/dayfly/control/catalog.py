@@ -1,4 +1,4 @@
-"""What gateways must know, as it stands: functions with their secrets' values, tokens, and a revision that grows.
+"""What gateways must know, as it stands: functions with their secrets' values, tokens, limits, and a revision that grows.
 
 Filled from the store at start and after every committed change; whoever changes the store publishes here, on the event loop,
 right after its transaction. Listeners (control/link.py) get each change once, in order. Never reads the store by itself.
@@ -12,11 +12,15 @@ import msgspec
 import sqlalchemy as sa
 
 from dayfly.control.provisioned import Floors
+from dayfly.control.quotas import NAMESPACE, consumed, is_daily
+from dayfly.control.usage import Usage
 from dayfly.control.vault import Vault
+from dayfly.core.decide.quota import day_of
 from dayfly.core.decide.routes import Routes, routes_of
 from dayfly.core.model.function import Catalog as Whole
 from dayfly.core.model.function import Function, Token, Version
-from dayfly.core.wire.link import FunctionChanged, FunctionRemoved, Snapshot, ToGateway, TokensChanged
+from dayfly.core.model.limits import Limits
+from dayfly.core.wire.link import FunctionChanged, FunctionRemoved, LimitsChanged, Snapshot, ToGateway, TokensChanged, UsedToday
 from dayfly.store import access, functions
 
 Listener = Callable[[ToGateway], None]
@@ -26,8 +30,12 @@ APPLIED_SECONDS_MAX = 2.0
 class Catalog:
     """The present state and its listeners. All methods are immediate and belong to the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, usage: Usage) -> None:
         self.revision = 0
+        self.limits: dict[str, Limits] = {}  # of namespaces
+        self._usage = usage
+        self._told = UsedToday(-1, [])
+        self._daily: dict[tuple[str, str], Function] = {}  # those with a quota
         self.functions: dict[tuple[str, str], Function] = {}
         self.tokens: dict[str, Token] = {}
         self.routes = Routes()
@@ -40,9 +48,11 @@ class Catalog:
     def __repr__(self) -> str:
         return f"<Catalog revision {self.revision}: {len(self.functions)} functions, {len(self._listeners)} listeners>"
 
-    def fill(self, all_functions: list[Function], tokens: list[Token]) -> None:
+    def fill(self, all_functions: list[Function], tokens: list[Token], limits: dict[str, Limits]) -> None:
         """The state at start; nobody listens yet."""
+        self.limits = limits
         self.functions = {(function.namespace, function.name): self._floored(function, time.time()) for function in all_functions}
+        self._daily = {key: function for key, function in self.functions.items() if is_daily(function)}
         self.tokens = {token.id: token for token in tokens}
         for function in all_functions:
             self.routes.put(function)
@@ -56,6 +66,10 @@ class Catalog:
         function = self._floored(function, time.time())
         self.functions[(function.namespace, function.name)] = function
         self.routes.put(function)
+        self._daily.pop((function.namespace, function.name), None)
+        if is_daily(function):
+            self._daily[(function.namespace, function.name)] = function
+            self._tell_of(function.namespace, function.name)
         self.revision += 1
         self._tell(FunctionChanged(self.revision, function))
 
@@ -73,6 +87,7 @@ class Catalog:
         """A function is gone. Nothing happens when it was not there."""
         if self.functions.pop((namespace, name), None) is not None:
             self.routes.remove(namespace, name)
+            self._daily.pop((namespace, name), None)
             self.revision += 1
             self._tell(FunctionRemoved(self.revision, namespace, name))
 
@@ -82,11 +97,40 @@ class Catalog:
         self.revision += 1
         self._tell(TokensChanged(self.revision, tuple(tokens)))
 
-    def listen(self, listener: Listener) -> Snapshot:
-        """The whole state, after which `listener` gets every change."""
+    def set_limits(self, namespace: str, limits: Limits) -> None:
+        """A namespace has these limits, or none."""
+        self.limits = {name: it for name, it in (self.limits | {namespace: limits}).items() if it.any}
+        self._tell_of(namespace, NAMESPACE)
+        self.revision += 1
+        self._tell(LimitsChanged(self.revision, namespace, limits))
+
+    def used(self, now: float) -> UsedToday:
+        """What was used today of what has a quota."""
+        day = day_of(now)
+        if not self._daily and not any(limits.daily for limits in self.limits.values()):
+            return UsedToday(day, [])
+        return UsedToday(day, consumed(self._usage.used_on(day), self._daily, self.limits))
+
+    def tell_used(self, now: float) -> None:
+        """Say what was used today when gateways have not heard it yet. `now`: epoch seconds."""
+        used = self.used(now)
+        known = set(self._told.consumed) if used.day == self._told.day else set()
+        self._told = used
+        if fresh := [it for it in used.consumed if it not in known]:
+            self._tell(UsedToday(used.day, fresh))
+
+    def _tell_of(self, namespace: str, function: str) -> None:
+        """Before a change that may bring it a quota: whoever had none so far has not counted."""
+        used = self.used(time.time())
+        self._tell(UsedToday(used.day, [it for it in used.consumed if (it.namespace, it.function) == (namespace, function)]))
+
+    def listen(self, listener: Listener) -> tuple[UsedToday, Snapshot]:
+        """The whole state, after which `listener` gets every change. Usage first: nobody may decide by quotas without it."""
         self._listeners[listener] = -1
-        whole = Whole(revision=self.revision, functions=tuple(self.functions.values()), tokens=tuple(self.tokens.values()))
-        return Snapshot(whole)
+        whole = Whole(
+            revision=self.revision, functions=tuple(self.functions.values()), tokens=tuple(self.tokens.values()), limits=self.limits
+        )
+        return self.used(time.time()), Snapshot(whole)
 
     def unlisten(self, listener: Listener) -> None:
         self._listeners.pop(listener, None)

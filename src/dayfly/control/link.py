@@ -148,7 +148,8 @@ class LinkServer:
             return
         peer = Peer((hello.gateway, hello.pid), writer)
         self._replace(peer)
-        peer.tell(self._catalog.listen(peer.tell))
+        for message in self._catalog.listen(peer.tell):
+            peer.tell(message)
         self._joined.set()
         log.info("gateway_joined", gateway=hello.gateway, pid=hello.pid)
         sending = asyncio.create_task(peer.write())

@@ -33,6 +33,7 @@ from dayfly.store.migrate import installation_id, open_database
 
 SWEEP_SECONDS = 60.0
 FLOORS_SECONDS = 1.0  # how late a window of provisioned instances may begin or end
+QUOTAS_SECONDS = 1.0  # how old a gateway's knowledge of what others used may be
 DEPLOYS_MAX = 8  # at once; each may hold a bundle and a build
 EVENTS_MAX = 10_000  # not yet read by the client; beyond it installer output is left out
 ADMIN_TOKEN_FILE = "admin-token"  # noqa: S105 (a file's name)
@@ -50,15 +51,15 @@ class Control:
         self.store = Store(open_database(Path(layout.database), time.time()))
         self.vault = Vault(Path(layout.secret_key))
         self.logs = Logs(Path(layout.log_database), settings.log_store_bytes_max)
-        self.catalog, self.sums, self.node = Catalog(), Sums(), NodeClient(layout.node_socket)
         self.usage = Usage(self.store, settings.tariff_round_ms)
+        self.catalog, self.sums, self.node = Catalog(self.usage), Sums(), NodeClient(layout.node_socket)
         self.link = LinkServer(self.catalog, self.usage, self.logs, self.sums)
         self.folders = Folders(layout, self.store)
         self.builder = Builder(self.node, self.folders, settings.build_timeout_seconds)
         self.deployer = Deployer(settings, self.store, self.vault, self.catalog, self.folders)
         self.deployer.introduce(self.node, self.builder, self.link)
         self.functions = Functions(self.store, self.vault, self.catalog, self.deployer, (self.sums, self.usage))
-        self.access = Access(self.store, self.vault, self.catalog)
+        self.access = Access(self.store, self.vault, self.catalog, self.usage)
         self.installation_id = ""
         self._deploys: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,7 +82,9 @@ class Control:
         """Fill the catalog, make the first token, listen for gateways, begin the housekeeping."""
         await self.store(ensure_admin, Path(self.layout.control) / ADMIN_TOKEN_FILE)
         self.installation_id = await self.store(installation_id)
-        self.catalog.fill(await self.store(load_all, self.vault), await self.store(access.all_tokens))
+        tokens, limits = await self.store(access.all_tokens), await self.store(access.all_limits)
+        self.catalog.fill(await self.store(load_all, self.vault), tokens, limits)
+        await self.usage.load(time.time())
         await asyncio.to_thread(self.folders.clean_start)
         await self.link.start(self.layout.link_socket)
         self._tasks = [
@@ -89,6 +92,7 @@ class Control:
             asyncio.create_task(self._forever(FLUSH_SECONDS, self.usage.flush)),
             asyncio.create_task(self._forever(SWEEP_SECONDS, self._tidy)),
             asyncio.create_task(self._forever(FLOORS_SECONDS, self._open_windows)),
+            asyncio.create_task(self._forever(QUOTAS_SECONDS, self._tell_used)),
         ]
 
     async def close(self) -> None:
@@ -144,6 +148,10 @@ class Control:
     async def _open_windows(self) -> None:
         """provisioned instances: windows that begin or end."""
         self.catalog.open_windows(time.time())
+
+    async def _tell_used(self) -> None:
+        """quotas: what was used today."""
+        self.catalog.tell_used(time.time())
 
     async def _forever(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
         """Do `work` again and again; a full disk is said and survived."""

@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 
 from dayfly.control.worker import Store
 from dayfly.core.decide.meter import NOT_RUN
+from dayfly.core.decide.quota import DAY_SECONDS, day_of
 from dayfly.core.model.errors import Refusal
+from dayfly.core.model.limits import Consumed
 from dayfly.core.model.records import UsageRecord
 from dayfly.store import usage
 from dayfly.store.usage import UsageDay
 
-DAY_SECONDS = 86_400
 FLUSH_SECONDS = 1.0
+DAYS_KEPT = 4  # in memory, for quotas
 PENDING_MAX = 100_000  # functions × days not yet written; reached only when the disk is full for long
 
 
@@ -28,6 +30,8 @@ class Usage:
         self._round_ms = round_ms
         self._pending: dict[tuple[int, str, str], UsageDay] = {}
         self._billed: dict[tuple[str, str], int] = {}  # MB·ms of what was written since start
+        self._flushing: dict[tuple[int, str, str], UsageDay] = {}
+        self._written: dict[int, dict[tuple[str, str], Consumed]] = {}  # by day: what the store has of the days that were written last
         self.records = 0
         self.dropped = 0
 
@@ -67,12 +71,39 @@ class Usage:
         taken, self._pending = self._pending, {}
         if not taken:
             return
+        self._flushing = taken
         try:
             await self._store(usage.add, list(taken.values()))
         except BaseException:
             self._put_back(taken)
             raise
+        finally:
+            self._flushing = {}
         _add_billed(self._billed, taken.values())
+        for (day, *_), part in taken.items():
+            _add_consumed(self._written_on(day), part)
+
+    async def load(self, now: float) -> None:
+        """What the store has of the present day, once, before anything is added."""
+        written = self._written_on(day_of(now))
+        for part in await self._store(usage.of_day, _iso(day_of(now))):
+            _add_consumed(written, part)
+
+    def used_on(self, day: int) -> dict[tuple[str, str], Consumed]:
+        """(namespace, function) → what was used on the present day, up to what gateways have sent; functions that are gone included."""
+        total: dict[tuple[str, str], Consumed] = dict(self._written.get(day, {}))
+        for parts in (self._flushing, self._pending):
+            for key, part in parts.items():
+                if key[0] == day:
+                    _add_consumed(total, part)
+        return total
+
+    def _written_on(self, day: int) -> dict[tuple[str, str], Consumed]:
+        """That day's figures, kept as the latest of a few: a record with a date out of the blue pushes nobody's day out."""
+        written = self._written[day] = self._written.pop(day, {})
+        while len(self._written) > DAYS_KEPT:
+            del self._written[next(iter(self._written))]
+        return written
 
     def billed_mb_ms(self) -> dict[tuple[str, str], int]:
         """(namespace, function) → MB·ms billed since control started."""
@@ -97,6 +128,12 @@ def _add_billed(total: dict[tuple[str, str], int], days: Iterable[UsageDay]) -> 
     for day in days:
         key = (day.namespace, day.function)
         total[key] = total.get(key, 0) + day.mb_ms
+
+
+def _add_consumed(total: dict[tuple[str, str], Consumed], part: UsageDay) -> None:
+    key = (part.namespace, part.function)
+    was = total.get(key) or Consumed(*key)
+    total[key] = Consumed(*key, was.calls + part.calls, was.mb_ms + part.mb_ms, was.bytes_out + part.bytes_out)
 
 
 def today(now: float) -> str:

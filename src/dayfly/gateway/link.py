@@ -20,6 +20,7 @@ from dayfly.core.wire.link import (
     FunctionChanged,
     FunctionRemoved,
     Hello,
+    LimitsChanged,
     Logs,
     Prove,
     Proved,
@@ -29,6 +30,7 @@ from dayfly.core.wire.link import (
     ToGateway,
     TokensChanged,
     Usage,
+    UsedToday,
     decode_to_gateway,
     encode,
 )
@@ -92,6 +94,8 @@ class Link:
     def _take(self, message: ToGateway) -> None:
         if isinstance(message, Snapshot):
             self._catalog.replace(message.catalog)
+            self._fleet.limits.replace(message.catalog.limits, self._catalog.functions)
+            self._fleet.limits_changed()
             self._fleet.functions_changed(self.known(), None)
             self._ledger.forget(set(self._catalog.functions))
             for function in self._catalog.functions.values():
@@ -105,8 +109,16 @@ class Link:
         elif isinstance(message, FunctionRemoved):
             self._catalog.remove_function(message.revision, message.namespace, message.name)
             self._fleet.functions_changed(set(), (message.namespace, message.name))
+            self._fleet.limits.remove_function(message.namespace, message.name)
         elif isinstance(message, TokensChanged):
             self._catalog.set_tokens(message.revision, message.tokens)
+        elif isinstance(message, LimitsChanged):
+            self._catalog.revision = message.revision
+            self._fleet.limits.set_namespace(message.namespace, message.limits)
+            self._fleet.limits_changed(message.namespace)
+        elif isinstance(message, UsedToday):
+            self._fleet.limits.told(message.day, message.consumed)
+            return
         else:
             self._prove(message)
             return

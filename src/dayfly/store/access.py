@@ -1,12 +1,14 @@
-"""Namespaces, secrets (sealed) and tokens (digests) as rows. Short verbs on an open transaction; sees no plain secret ever."""
+"""Namespaces, their limits, secrets (sealed) and tokens (digests) as rows. Short verbs on an open transaction; sees no plain secret."""
 
 import json
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from dayfly.core.model.function import Token
-from dayfly.store.schema import functions, namespaces, secrets, tokens
+from dayfly.core.model.limits import Limits
+from dayfly.store.schema import functions, namespace_limits, namespaces, secrets, tokens
 
 
 def namespace_names(tx: sa.Connection) -> list[str]:
@@ -34,6 +36,19 @@ def namespace_contents(tx: sa.Connection, name: str) -> tuple[int, int]:
 def drop_namespace(tx: sa.Connection, name: str) -> bool:
     """False when there was none. The caller has made sure that it is empty; foreign keys refuse otherwise."""
     return tx.execute(sa.delete(namespaces).where(namespaces.c.name == name)).rowcount > 0
+
+
+def all_limits(tx: sa.Connection) -> dict[str, Limits]:
+    """Limits of every namespace that has some."""
+    rows = tx.execute(sa.select(namespace_limits))
+    return {row.namespace: msgspec.json.decode(row.limits, type=Limits) for row in rows}
+
+
+def put_limits(tx: sa.Connection, namespace: str, limits: Limits) -> None:
+    """Set a namespace's limits; none at all removes them. The namespace must be there."""
+    tx.execute(sa.delete(namespace_limits).where(namespace_limits.c.namespace == namespace))
+    if limits.any:
+        tx.execute(sa.insert(namespace_limits).values(namespace=namespace, limits=msgspec.json.encode(limits).decode()))
 
 
 def secret_names(tx: sa.Connection, namespace: str) -> list[tuple[str, float]]:

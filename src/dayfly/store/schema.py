@@ -30,6 +30,13 @@ namespaces = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
+namespace_limits = sa.Table(
+    "namespace_limits",
+    metadata,
+    sa.Column("namespace", sa.Text, sa.ForeignKey("namespaces.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("limits", sa.Text, nullable=False),  # Limits as JSON
+)
+
 # The next version number of a name. It outlives the function, so that a number is never used twice: logs, usage and
 # gateways' pools tell versions apart by it.
 numbers = sa.Table(

@@ -46,6 +46,11 @@ def between(tx: sa.Connection, first: str, last: str, namespaces: Iterable[str],
     return [UsageDay(**row) for row in rows]
 
 
+def of_day(tx: sa.Connection, day: str) -> list[UsageDay]:
+    """Everything of one day."""
+    return [UsageDay(**row) for row in tx.execute(sa.select(usage_day).where(usage_day.c.day == day)).mappings()]
+
+
 def marked_garbage(tx: sa.Connection) -> dict[tuple[str, str], float]:
     """(kind, digest) → since when nobody names that folder."""
     return {(row.kind, row.digest): float(row.since) for row in tx.execute(sa.select(garbage))}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.function import Alias
+from dayfly.core.model.function import Alias, Function, FunctionConfig
 from dayfly.core.model.names import LIVE
 
 TARGETS_MAX = 2
@@ -33,6 +33,13 @@ def checked_alias(name: str, weights: Mapping[int, float], kept: Collection[int]
     if abs(sum(weights.values()) - 1) > WEIGHT_SUM_TOLERANCE:
         raise Refusal("bad_request", f"Weights must sum to 1; these sum to {sum(weights.values()):g}.")
     return Alias(name=name, weights=tuple(sorted(weights.items())))
+
+
+def live_config(function: Function) -> FunctionConfig:
+    """Settings of the version that gets most of live's calls."""
+    live = live_of(function.aliases)
+    number = primary(live) if live else function.versions[-1].number
+    return next(it.config for it in function.versions if it.number == number)
 
 
 def primary(alias: Alias) -> int:

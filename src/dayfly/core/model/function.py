@@ -143,3 +143,4 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     functions: tuple[Function, ...]
     tokens: tuple[Token, ...]
+    limits: dict[str, Limits] = {}  # of namespaces that have some

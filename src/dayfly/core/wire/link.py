@@ -8,6 +8,7 @@ When the link breaks the gateway keeps its last catalog and connects again.
 import msgspec
 
 from dayfly.core.model.function import Catalog, Function, Token
+from dayfly.core.model.limits import Consumed, Limits
 from dayfly.core.model.records import GatewayStatistics, LogRecord, UsageRecord
 
 LENGTH_BYTES = 4
@@ -41,6 +42,22 @@ class FunctionRemoved(msgspec.Struct, frozen=True, tag="removed"):
 class TokensChanged(msgspec.Struct, frozen=True, tag="tokens"):
     revision: int
     tokens: tuple[Token, ...]
+
+
+class LimitsChanged(msgspec.Struct, frozen=True, tag="limits"):
+    """A namespace has these limits now, or none."""
+
+    revision: int
+    namespace: str
+    limits: Limits
+
+
+class UsedToday(msgspec.Struct, frozen=True, tag="used"):
+    """What was used so far on `day` (counted from 1970, UTC) of what has a quota. All of it before every snapshot, what concerns a change
+    before it, and each second what is different now. No change of the catalog: it is not confirmed."""
+
+    day: int
+    consumed: list[Consumed]
 
 
 class Prove(msgspec.Struct, frozen=True, tag="prove"):
@@ -89,7 +106,7 @@ class Statistics(msgspec.Struct, frozen=True, tag="statistics"):
     statistics: GatewayStatistics
 
 
-ToGateway = Snapshot | FunctionChanged | FunctionRemoved | TokensChanged | Prove
+ToGateway = Snapshot | FunctionChanged | FunctionRemoved | TokensChanged | LimitsChanged | UsedToday | Prove
 ToControl = Hello | Proved | Applied | Usage | Logs | Statistics
 
 _encoder = msgspec.msgpack.Encoder()
