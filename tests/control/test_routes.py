@@ -121,8 +121,7 @@ def test_routes_are_there_again_after_a_restart() -> None:
             async with world(layout) as w:
                 assert owner(w, "/users/1") == "first"
                 assert "is taken by function 'first'" in refused(await w.deploy(name="second", route=[USERS]))
-                whole = w.gateway.told[0]
-                assert isinstance(whole, link.Snapshot)
+                whole = next(message for message in w.gateway.told if isinstance(message, link.Snapshot))
                 assert msgspec.to_builtins(whole.catalog.functions[0].versions[0].config)["route"][0]["path"] == "/users/{id}"
 
     run(main())

@@ -102,6 +102,11 @@ class Entry:
             self.closed_at = now
         return not self.channels and self.pool.closed
 
+    def retire(self, instances: int) -> None:
+        """Ask so many instances to leave."""
+        sent = sum(self.socket.retire_one() for _ in range(instances))
+        self.pool.kept(instances - sent)  # the socket is full: there are calls enough for those instances
+
     def taken_by(self, channel: Channel, newest: int) -> list[int]:
         """Calls that the ended instance had begun, by its progress page. A page that names calls never made (above `newest`) or belongs
         to an instance that sent nonsense proves nothing: then every call that nobody else accounts for may have run."""

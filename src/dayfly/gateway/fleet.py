@@ -68,7 +68,7 @@ class Fleet:
             Offer: self._do_offer,
             Start: self._do_start,
             Answer: lambda _, effect: effect.call.reply.refused(effect.code, effect.retry_after_seconds),
-            Retire: self._do_retire,
+            Retire: lambda entry, effect: entry.retire(effect.instances),
             Kill: self._do_kill,
             Clear: lambda entry, _: entry.socket.clear(),
             Close: self._do_close,
@@ -201,10 +201,6 @@ class Fleet:
     def _do_start(self, entry: Entry, effect: Start) -> None:
         self._starts.ask(entry, effect.instances, is_first=not entry.channels)
         self._start_pending()
-
-    def _do_retire(self, entry: Entry, effect: Retire) -> None:
-        sent = sum(entry.socket.retire_one() for _ in range(effect.instances))
-        entry.pool.kept(effect.instances - sent)  # the socket is full: there are calls enough for those instances
 
     def _do_kill(self, entry: Entry, effect: Kill) -> None:
         channel = entry.channels.get(effect.instance)
