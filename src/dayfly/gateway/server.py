@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 PIPELINE_MAX = 16
 HELD_BYTES_MAX = 256 * 1024  # of bodies whose turn has not come, per connection; then the client must wait
-LINGER_SECONDS = 2.0  # after a refusal, how long the rest of a body is still read away so that the client sees the answer
+LINGER_SECONDS = 2.0  # after the last answer, how long the client has to close, too; what it still sends is read away
 FRAMING_BYTES_MAX = 64 * 1024  # of chunk sizes, extensions and trailers in one body, beyond FRAMING_FACTOR times its content
 FRAMING_FACTOR = 16  # chunks of one byte need five
 
@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         if request.close:
-            self._linger() if not request.complete else self._close()
+            self._close() if self._ended else self._linger()
         elif request.complete:
             self._next()
 
@@ -369,7 +369,8 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _linger(self) -> None:
-        """Answered before the body was read: read it away for a moment (closing with unread bytes would reset the answer away)."""
+        """Close in two steps (RFC 9112 §9.6): say that no more comes, and read away what the client still sends until it closes, too.
+        Closing with unread bytes makes TCP reset the connection, and a reset takes the answer away that was just sent."""
         self.closing = True
         self.deadline = time.monotonic() + LINGER_SECONDS
         if not self._reading or self._held_back:
