@@ -6,7 +6,7 @@ holds no place), and is over when the pool has let it go, not when its caller le
 
 from dayfly.core.model.call import ANSWERED
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.records import UsageRecord
+from dayfly.core.model.records import Answered
 from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request
@@ -84,7 +84,7 @@ class _Limited(Reply):
             self._inside = False
             self._gate.leave()
 
-    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> UsageRecord:
+    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> Answered:
         record = super()._record(outcome, channel, exec_us, bytes_out)
         self._gate.used(record)
         return record
