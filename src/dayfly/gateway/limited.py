@@ -13,6 +13,7 @@ from dayfly.gateway.exchange import Request
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.limits import Gate
 from dayfly.gateway.reply import REJECTED, EventReply, InvokeReply, Reply
+from dayfly.gateway.websocket import SocketReply
 
 EARLY_BYTES = 16 * 1024  # a longer body is not taken to its end when the call would be refused anyway
 
@@ -102,4 +103,10 @@ class LimitedInvokeReply(_Limited, InvokeReply):
     __slots__ = ()
 
 
-LIMITED: dict[type[Reply], type[Reply]] = {EventReply: LimitedEventReply, InvokeReply: LimitedInvokeReply}
+class LimitedSocketReply(_Limited, SocketReply):
+    """A socket's event behind a gate."""
+
+    __slots__ = ()
+
+
+LIMITED: dict[type[Reply], type[Reply]] = {EventReply: LimitedEventReply, InvokeReply: LimitedInvokeReply, SocketReply: LimitedSocketReply}

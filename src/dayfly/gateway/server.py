@@ -9,7 +9,7 @@ followed any further are answered in their turn, and are the last. Nothing here 
 import asyncio
 import time
 from collections import deque
-from typing import cast
+from typing import Any, cast
 
 import httptools
 import structlog
@@ -29,17 +29,9 @@ FRAMING_FACTOR = 16  # chunks of one byte need five
 
 # Refusals after which nobody knows, or wants to know, what the client's next bytes mean.
 _LAST = frozenset(
-    (
-        "bad_request",
-        "header_too_large",
-        "internal",
-        "method_not_allowed",
-        "not_implemented",
-        "request_timeout",
-        "uri_too_long",
-        "version_not_supported",
-    )
-)
+    ("bad_request", "header_too_large", "internal", "method_not_allowed", "not_implemented", "request_timeout", "uri_too_long",
+     "version_not_supported")
+)  # fmt: skip
 
 
 class Connection(asyncio.Protocol):
@@ -362,6 +354,18 @@ class Connection(asyncio.Protocol):
         self._held_back = False
         if not self.closing and not self._ended:
             self._transport.resume_reading()
+
+    def hand_over(self, protocol: Any) -> asyncio.Transport | None:
+        """The bytes are `protocol`'s from now on, which joins the site. None: the client sent more than it was to, and is cut."""
+        if self.closing or self._queue or self._request is not None or self._ended or self._current is None:
+            self.abort()
+            return None
+        self._current.answered = self.closing = True
+        self._current = None
+        self.site.replace(self, protocol)
+        self._transport.set_protocol(protocol)
+        self._transport.resume_reading()
+        return self._transport
 
     def _stop_reading(self) -> None:
         if self._reading:

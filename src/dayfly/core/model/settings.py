@@ -34,6 +34,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # HTTP
     connections_max: Annotated[int, _about("Open client connections per gateway.", ge=1)] = 10_000
+    websocket_idle_seconds: Annotated[float, _about("A WebSocket whose client is silent for so long, even to a ping, is closed.", gt=0)] = (
+        600.0
+    )
+    websocket_message_bytes_max: Annotated[int, _about("One message of a WebSocket, either way.", ge=1)] = 1024 * 1024
     connections_per_peer_max: Annotated[
         int, _about("Of these, from one address (an IPv6 /64 is one); 127.0.0.1, ::1 and trusted_proxies are not counted.", ge=1)
     ] = 1000
