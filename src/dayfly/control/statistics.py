@@ -4,7 +4,7 @@ A gateway is known by its name and process. When it is gone its gauges are gone 
 restarted gateway counts from zero again under another process id.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from dayfly.core.model.records import FunctionStatistics, GatewayStatistics
 
@@ -47,17 +47,21 @@ class Sums:
 
     def by_function(self) -> dict[FunctionKey, FunctionStatistics]:
         """(namespace, function) → the sum over all gateways; a fresh copy."""
+        return self._sum(lambda parts: parts)
+
+    def _sum(self, choose: Callable[[Iterable[FunctionStatistics]], Iterable[FunctionStatistics]]) -> dict[FunctionKey, FunctionStatistics]:
         total: dict[FunctionKey, FunctionStatistics] = {}
-        _merge(total, self._past.values(), gauges=False)
+        _merge(total, choose(self._past.values()), gauges=False)
         for ended in self._gone.values():
-            _merge(total, ended.functions, gauges=False)
+            _merge(total, choose(ended.functions), gauges=False)
         for present in self._latest.values():
-            _merge(total, present.functions, gauges=True)
+            _merge(total, choose(present.functions), gauges=True)
         return total
 
     def of(self, namespace: str, function: str) -> FunctionStatistics:
         """One function's sum; zeros when nobody called it."""
-        return self.by_function().get((namespace, function)) or FunctionStatistics(namespace=namespace, function=function)
+        found = self._sum(lambda parts: (it for it in parts if it.function == function and it.namespace == namespace))
+        return found.get((namespace, function)) or FunctionStatistics(namespace=namespace, function=function)
 
 
 def _merge(total: dict[FunctionKey, FunctionStatistics], parts: Iterable[FunctionStatistics], *, gauges: bool) -> None:

@@ -17,6 +17,7 @@ class CatalogMirror:
     def __init__(self) -> None:
         self.revision = -1
         self.functions: dict[tuple[str, str], Function] = {}
+        self.live: set[tuple[str, str, int]] = set()  # keys of all versions that an alias names
         self.routes = Routes()
         self._tokens: dict[str, Token] = {}
         self._verified: dict[bytes, Token | None] = {}
@@ -29,6 +30,7 @@ class CatalogMirror:
     def replace(self, catalog: Catalog) -> None:
         self.revision = catalog.revision
         self.functions = {(function.namespace, function.name): function for function in catalog.functions}
+        self.live = {key for function in catalog.functions for key in live_keys(function)}
         self.routes = Routes()
         for function in catalog.functions:
             self.routes.put(function)
@@ -36,13 +38,20 @@ class CatalogMirror:
 
     def set_function(self, revision: int, function: Function) -> None:
         self.revision = revision
+        self._forget(function.namespace, function.name)
         self.functions[function.namespace, function.name] = function
+        self.live |= live_keys(function)
         self.routes.put(function)
 
     def remove_function(self, revision: int, namespace: str, name: str) -> None:
         self.revision = revision
-        self.functions.pop((namespace, name), None)
+        self._forget(namespace, name)
         self.routes.remove(namespace, name)
+
+    def _forget(self, namespace: str, name: str) -> None:
+        before = self.functions.pop((namespace, name), None)
+        if before is not None:
+            self.live -= live_keys(before)
 
     def set_tokens(self, revision: int, tokens: tuple[Token, ...]) -> None:
         self.revision = revision
@@ -78,3 +87,8 @@ class CatalogMirror:
             return None
         token_id, secret = parsed
         return verified(self._tokens.get(token_id), secret)
+
+
+def live_keys(function: Function) -> set[tuple[str, str, int]]:
+    """Versions whose instances stay: those an alias names."""
+    return {version.key for version in function.versions if version.number in function.named}

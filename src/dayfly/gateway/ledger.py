@@ -23,15 +23,18 @@ class FunctionLedger:
     def __init__(self, namespace: str, function: str, log_bytes_per_second: int) -> None:
         self.numbers = FunctionStatistics(namespace=namespace, function=function)
         self.idle_times = IdleTimes()  # here, because pools come and go
-        self.phases: dict[str, list[int]] = {phase: [0] * BUCKETS for phase in PHASES}
-        self.sums: dict[str, int] = dict.fromkeys(PHASES, 0)
-        self.numbers.histograms = self.phases
-        self.numbers.sums_us = self.sums
+        self.phases: dict[str, list[int]] = {}  # two kilobytes, from the first answer on: most of many functions are hardly ever called
+        self.sums: dict[str, int] = {}
         self._log_rate = log_bytes_per_second
         self._log_allowance = float(log_bytes_per_second)
         self._log_at = 0.0
         self.log_dropped = 0
         self.usage: UsageSum | None = None  # what was used since control was told last
+
+    def begin(self) -> None:
+        """The first of its calls is answered."""
+        self.phases = self.numbers.histograms = {phase: [0] * BUCKETS for phase in PHASES}
+        self.sums = self.numbers.sums_us = dict.fromkeys(PHASES, 0)
 
     def clear_gauges(self) -> None:
         """Before the entries add up what is now."""
@@ -79,6 +82,8 @@ class Ledger:
         numbers.outcomes[outcome] = numbers.outcomes.get(outcome, 0) + 1
         if outcome != "ok":
             numbers.errors += 1
+        if not ledger.phases:
+            ledger.begin()
         phases, sums = ledger.phases, ledger.sums
         phases["queue"][bucket(record.queue_us)] += 1
         sums["queue"] += record.queue_us

@@ -11,7 +11,6 @@ import time
 import msgspec
 import structlog
 
-from dayfly.core.model.function import Function
 from dayfly.core.model.records import GatewayStatistics
 from dayfly.core.wire.link import (
     LENGTH_BYTES,
@@ -35,7 +34,7 @@ from dayfly.core.wire.link import (
     encode,
 )
 from dayfly.core.wire.node import Accepted
-from dayfly.gateway.catalog import CatalogMirror
+from dayfly.gateway.catalog import CatalogMirror, live_keys
 from dayfly.gateway.channel import Channel
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.ledger import Ledger
@@ -103,7 +102,7 @@ class Link:
         elif isinstance(message, FunctionChanged):
             function = message.function
             self._catalog.set_function(message.revision, function)
-            self._fleet.functions_changed(_keys(function), (function.namespace, function.name))
+            self._fleet.functions_changed(live_keys(function), (function.namespace, function.name))
             self._fleet.warm(function)
         elif isinstance(message, FunctionRemoved):
             self._catalog.remove_function(message.revision, message.namespace, message.name)
@@ -125,7 +124,7 @@ class Link:
 
     def known(self) -> set[tuple[str, str, int]]:
         """Keys of all versions that an alias names."""
-        return {key for function in self._catalog.functions.values() for key in _keys(function)}
+        return self._catalog.live
 
     def _prove(self, message: Prove) -> None:
         version = next((it for it in message.function.versions if it.number == message.number), None)
@@ -197,8 +196,3 @@ class Link:
         self.flush()
         if self._writer is not None:
             await self._writer.drain()
-
-
-def _keys(function: Function) -> set[tuple[str, str, int]]:
-    """Versions whose instances stay: those an alias names."""
-    return {version.key for version in function.versions if version.number in function.named}
