@@ -1,6 +1,6 @@
 """The benchmarks by name: what each says, its unit, its floor and goal in words, and what takes it. Run by bench/__main__.py.
 
-The floors say what a release must keep; goals what it is after.
+docs/performance.md says of each what it means.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,13 @@ from bench import (
     footprint,
     heavy,
     keepalive,
+    million,
+    mixed,
     neighbour,
+    overload,
+    registry,
+    restart,
+    stream,
     sustained,
     warm,
 )
@@ -128,6 +134,42 @@ BENCHMARKS = (
         warm.ten_kilobytes,
     ),
     Benchmark("warm-20", "20 connections on one instance; p99", "ms", "≤ 3 ms; goal ≤ 1 ms", warm.twenty),
+    Benchmark(
+        "mixed",
+        "1 % of calls take 20 ms, the rest nothing, 4 instances, 64 connections: good answers, p50 and p99 of the short",
+        "calls/s",
+        "no worse than strictly one in flight; goal ≥ 16,000/s at p50 ≤ 1 ms",
+        mixed.beside_strict,
+    ),
+    Benchmark(
+        "stream-100m",
+        "100 MB down (and up) in one call, and the gateway's memory",
+        "MB/s",
+        "≥ 400 MB/s each way, ≤ 30 MB extra; goal ≥ 1,000 MB/s, ≤ 10 MB",
+        stream.hundred_megabytes,
+    ),
+    Benchmark(
+        "million-a-minute",
+        "16,667 calls/s over 50 functions for ten minutes with deploys, then 50,000/s for one; mean",
+        "ms",
+        "≥ 99.99 % good, mean < 60 ms, memory flat; goal 100 %, < 3 ms, three million < 5 ms",
+        million.over_fifty,
+    ),
+    Benchmark(
+        "overload",
+        "500 connections ask for five times a function's capacity: good answers, beside its peak",
+        "calls/s",
+        "≥ 85 % of peak, only 429 or 503 with Retry-After, no instance over its limit; goal ≥ 97 %",
+        overload.five_times,
+    ),
+    Benchmark(
+        "registry-10k",
+        "10,000 idle functions: extra memory of all platform processes; cost of finding one",
+        "MB",
+        "≤ 60 MB, lookup flat; goal ≤ 20 MB",
+        registry.idle_functions,
+    ),
+    Benchmark("restart-under-load", "a deploy, and a restart of the gateway, under 5,000 calls/s", "calls lost", "0", restart.calls_lost),
     Benchmark("instance-memory", "own memory (USS) of an idle trivial instance, 200 alive", "MB", "≤ 2 MB", footprint.instance_memory),
     Benchmark("deploy", "`dayfly deploy` of a changed file to its first answer", "ms", "< 1000 ms", deploy.changed_file),
     Benchmark(
