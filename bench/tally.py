@@ -68,7 +68,7 @@ class Tally(msgspec.Struct):
     """Every call is counted once: a good answer in `times` under its label; any other in `bad` by its status ("429"), or as "function
     error", "closed" (the server left with it), "no connection", "no answer". Late: due → sent, the driver's own part."""
 
-    seconds: float = 0.0  # that calls were due in, or that a closed loop ran
+    seconds: float = 0.0  # that calls were due in, or that a closed loop ran; longer when the last good answer came later
     cpu_seconds: float = 0.0  # of the driver
     times: dict[str, Histogram] = {}
     bad: dict[str, int] = {}
