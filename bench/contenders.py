@@ -22,6 +22,13 @@ SUBJECTS = Path(__file__).parent / "subjects"
 START_SECONDS_MAX = 20.0
 EVENT = {"name": "Ada", "visits": 41, "note": "a direct event of one hundred bytes, as small callers send it"}
 EVENT_PATH = "/greet/ada?name=Ada&lang=en"
+ROWS = [
+    {"id": n, "title": f"Row number {n} of a table", "price": n * 1.25, "tags": ["a", "bc", "def"], "there": n % 2 == 0} for n in range(106)
+]
+BODIES = {  # by kind; "proxy" is a whole HTTP request
+    "direct": json.dumps(EVENT).encode(),
+    "big": json.dumps({"name": "Ada", "rows": ROWS}, separators=(",", ":")).encode(),
+}
 
 
 class Baseline:
@@ -30,7 +37,7 @@ class Baseline:
     name = ""
 
     def __init__(self, kind: str) -> None:
-        self.kind = kind  # "direct": a JSON event; "proxy": a whole HTTP request
+        self.kind = kind  # a key of BODIES, or "proxy"; also the module of the handler
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", 0)
 
@@ -40,8 +47,8 @@ class Baseline:
 
     def request(self) -> Request:
         """The call that is measured."""
-        if self.kind == "direct":
-            return Request("POST", "/", {"Content-Type": "application/json"}, json.dumps(EVENT).encode())
+        if self.kind in BODIES:
+            return Request("POST", "/", {"Content-Type": "application/json"}, BODIES[self.kind])
         return Request("GET", EVENT_PATH, {"User-Agent": "bench"})
 
     def environment(self) -> dict[str, str]:
@@ -108,8 +115,8 @@ class Bare(Baseline):
     name = "bare handler"
 
     def command(self, port: int) -> list[str]:
-        mode, subject = ("direct", "direct.py") if self.kind == "direct" else ("event", "proxy.py")
-        return [baselines_python(), "bare.py", subject, mode, str(port)]
+        mode = "direct" if self.kind in BODIES else "event"
+        return [baselines_python(), "bare.py", f"{self.kind}.py", mode, str(port)]
 
 
 class FunctionsFramework(Baseline):
@@ -142,14 +149,13 @@ class Emulator(Baseline):
     name = "lambda emulator"
 
     def command(self, port: int) -> list[str]:
-        module = "direct" if self.kind == "direct" else "proxy"
         listen = [
             "--runtime-interface-emulator-address",
             f"127.0.0.1:{port}",
             "--runtime-api-address",
             f"127.0.0.1:{free_port()}",
         ]
-        return [emulator(), *listen, "--log-level", "error", baselines_python(), "-m", "awslambdaric", f"{module}.handler"]
+        return [emulator(), *listen, "--log-level", "error", baselines_python(), "-m", "awslambdaric", f"{self.kind}.handler"]
 
     def environment(self) -> dict[str, str]:
         return dict(os.environ) | {
@@ -160,8 +166,8 @@ class Emulator(Baseline):
 
     def request(self) -> Request:
         path = "/2015-03-31/functions/function/invocations"
-        event: dict[str, Any] = EVENT if self.kind == "direct" else proxy_event()
-        return Request("POST", path, {"Content-Type": "application/json"}, json.dumps(event).encode())
+        body = BODIES.get(self.kind) or json.dumps(proxy_event()).encode()
+        return Request("POST", path, {"Content-Type": "application/json"}, body)
 
 
 class Dayfly:
@@ -177,9 +183,9 @@ class Dayfly:
 
     def request(self) -> Request:
         bearer = {"Authorization": f"Bearer {self.platform.token}"}
-        if self.kind == "direct":
+        if self.kind in BODIES:
             path = f"/api/v1/functions/{self.function}/invoke"
-            return Request("POST", path, bearer | {"Content-Type": "application/json"}, json.dumps(EVENT).encode())
+            return Request("POST", path, bearer | {"Content-Type": "application/json"}, BODIES[self.kind])
         return Request("GET", f"/function/{self.function}{EVENT_PATH}", bearer | {"User-Agent": "bench"})
 
     def roots(self) -> list[int]:

@@ -86,3 +86,12 @@ def slab_memory() -> dict[str, int]:
         return {}
     rows = (line.split() for line in lines)
     return {row[0]: int(row[14]) * int(row[5]) * os.sysconf("SC_PAGE_SIZE") for row in rows}
+
+
+def reset_peak(pid: int) -> int:
+    """Let VmHWM of /proc/PID/status count from now. Returns the resident bytes it begins with; 0 where that may not be done."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        return 0
+    return status_number(pid, "VmRSS") * 1024

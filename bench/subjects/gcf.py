@@ -12,3 +12,8 @@ def proxy(request):
     name = request.args["name"]
     body = json.dumps({"greeting": f"Hello, {name}!", "path": request.path, "agent": request.headers.get("user-agent", "")})
     return body, 200, {"content-type": "application/json", "x-greeted": name}
+
+
+def big(request):
+    event = request.get_json()
+    return {"greeting": f"Hello, {event['name']}!", "rows": event["rows"]}
