@@ -1,8 +1,8 @@
 """Control paths, passed on: /api/…, /metrics, /openapi.json and whatever else is no invocation goes to control over a Unix socket.
 
 Bodies stream both ways with back-pressure, so a 200 MB bundle never sits in this process. One upstream connection per request: these
-are not the hot path. When control is away requests wait a moment for it to come back (it is being replaced); then the answer is 503
-control_unavailable. Calls keep flowing meanwhile. Called by gateway/dispatch.py.
+are not the hot path. When control has gone away requests wait a moment for the next one (it is being replaced); then, and when there never
+was one, the answer is 503 control_unavailable. Calls keep flowing meanwhile. Called by gateway/dispatch.py.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ class Forwarder:
     def __init__(self, settings: Settings, api_socket: str) -> None:
         self._settings = settings
         self._path = api_socket
+        self._seen = False  # control was there once
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, request: Request) -> "Forward":
@@ -42,9 +43,10 @@ class Forwarder:
         while not forward.over:
             try:
                 await loop.create_unix_connection(lambda: forward, self._path)
+                self._seen = True
                 return
             except OSError:
-                if loop.time() >= until:
+                if loop.time() >= until or not self._seen:
                     forward.unreachable()
                     return
             await asyncio.sleep(AGAIN_SECONDS)
