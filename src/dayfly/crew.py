@@ -12,8 +12,6 @@ import signal
 import time
 
 from dayfly.child import (
-    PREPARED_BYTE,
-    READY_BYTE,
     REASON_BYTES_MAX,
     Child,
     Role,
@@ -125,7 +123,7 @@ class Crew:
         if child.ready_pipe >= 0:
             os.set_blocking(child.ready_pipe, False)  # whoever it forked may hold the other end
             with contextlib.suppress(BlockingIOError):
-                child.reason += os.read(child.ready_pipe, REASON_BYTES_MAX).replace(READY_BYTE, b"").removeprefix(PREPARED_BYTE)
+                child.hear(os.read(child.ready_pipe, REASON_BYTES_MAX))
             self.poll.unregister(child.ready_pipe)
         code = os.waitstatus_to_exitcode(status)
         self._gone(child, child.pid, f"signal {-code}" if code < 0 else f"exit status {code}")
