@@ -10,12 +10,19 @@ from collections.abc import Callable
 
 from bench.arrivals import Address, Arrival, drive, failures, poisson, split
 from bench.contenders import SUBJECTS, Bare, Dayfly, baselines_python
-from bench.density import HOLDING
 from bench.load import Request
 from bench.outcome import Outcome, Run, alternate, quantile
 from tests.e2e.harness import Platform
 
 BURST = 200
+HOLDING = """import time
+
+
+def handler(event, context):
+    there = time.time()
+    time.sleep(max(0.0, event["until"] - there))
+    return {"greeting": "Hello, Ada!", "there": there}
+"""
 RATE = 300.0
 RUNS = 3
 SEED = 7

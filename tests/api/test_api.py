@@ -17,7 +17,7 @@ from dayfly.api.app import create_app
 from dayfly.core.decide import meter
 from dayfly.core.decide.isolate import WALLS
 from dayfly.core.model.errors import BY_CODE
-from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, LogRecord, UsageRecord
+from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, LogRecord, UsageSum
 from dayfly.core.wire import link
 from tests.control.world import HELLO, World, folders, run, world, zipped
 
@@ -386,7 +386,7 @@ def test_statistics_usage_and_metrics_say_the_same() -> None:
                 histograms={"exec": counts}, sums_us={"exec": 400_000}, outcomes={"ok": 3, "function_error": 1},
             )  # fmt: skip
             c.world.control.sums.put(("g1", 1), GatewayStatistics(gateway="g1", at=0.0, connections=7, requests=9, functions=[numbers]))
-            used = [UsageRecord("c", "default", "hello", 1, 86_400.0, "ok", False, 0, 0, 0, 100_000, 1024, "i", 1, 2)] * 4
+            used = [UsageSum(1, "default", "hello", 1, exec_us=100_000, billed_ms=100, mb_ms=102_400, bytes_in=1, bytes_out=2)] * 4
             c.world.control.usage.add(used)
             _, statistics = await c("GET", "/statistics")
             found = statistics["functions"][0]

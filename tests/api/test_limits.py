@@ -7,7 +7,7 @@ from typing import Any
 from dayfly.control.plane import Control
 from dayfly.core.decide.quota import day_of
 from dayfly.core.model.limits import Consumed, Limits
-from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, UsageRecord
+from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, UsageSum
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire import link
 from tests.api.test_api import api, token_for
@@ -17,9 +17,10 @@ from tests.control.world import folders, run, world
 CONFIG = '{"limits": {"rate_per_second": 5, "calls_per_day": 10, "gb_seconds_per_day": 1}}'
 
 
-def used(name: str = "hello", calls: int = 1) -> list[UsageRecord]:
-    one = UsageRecord("c", "default", name, 1, time.time(), "ok", False, 1, 2, 3, 1_000_000, 128, "i", 10, 20)
-    return [one] * calls
+def used(name: str = "hello", calls: int = 1, day: int | None = None) -> list[UsageSum]:
+    """Calls of a second and 128 MB each."""
+    on = day_of(time.time()) if day is None else day
+    return [UsageSum(on, "default", name, calls, mb_ms=128_000 * calls, bytes_out=20 * calls)]
 
 
 async def until(condition: Any) -> None:
@@ -34,7 +35,7 @@ def test_a_functions_limits_are_described_with_what_was_used_today_and_scraped()
             _, set_ = await c("PUT", "/namespaces/default/limits", json={"concurrency": 7, "calls_per_day": 100})
             assert set_["limits"] == {"concurrency": 7, "calls_per_day": 100}
             c.world.gateway.send(link.Usage(used(calls=3)))
-            await until(lambda: c.world.control.usage.records == 3)
+            await until(lambda: c.world.control.usage.calls == 3)
             statistics = FunctionStatistics(namespace="default", function="hello", rejected=2, refusals={"function_rate": 2})
             c.world.gateway.send(link.Statistics(GatewayStatistics(gateway="g1", at=1.0, functions=[statistics])))
             await until(lambda: c.world.control.sums.by_function())
@@ -108,7 +109,7 @@ def test_what_was_used_is_told_when_it_changes_and_survives_a_restart_of_control
                 await w.deploy(name="free")
                 await w.control.access.put_limits("default", Limits(calls_per_day=1000))
                 w.gateway.send(link.Usage(used(calls=3) + used("free", 4) + used("gone", 5)))
-                await until(lambda: w.control.usage.records == 12)
+                await until(lambda: w.control.usage.calls == 12)
                 told = [Consumed("default", "hello", 3, 3 * 128_000, 60), Consumed("default", "", 12, 12 * 128_000, 240)]
                 await until(lambda: w.gateway.told[-1] == link.UsedToday(day_of(time.time()), told))
                 w.gateway.send(link.Usage(used("free", 1)))
@@ -141,9 +142,9 @@ def test_a_date_out_of_the_blue_pushes_nobodys_day_out() -> None:
         with folders() as layout:
             async with world(layout) as w:
                 usage, day = w.control.usage, day_of(time.time())
-                for at in (0.0, 1e300, 86_400.0, 2 * 86_400.0, 3 * 86_400.0):
+                for strange in (0, 1 << 62, 1, 2, 3):
                     usage.add(used())
-                    usage.add([UsageRecord("c", "default", "hello", 1, at, "ok", False, 1, 2, 3, 1, 128, "i", 1, 1)])
+                    usage.add(used(day=strange))
                     await usage.flush()
                 assert usage.used_on(day)["default", "hello"].calls == 5
 

@@ -11,7 +11,7 @@ from dayfly.control import link as control_link
 from dayfly.control.statistics import GONE_MAX, Sums
 from dayfly.control.usage import Usage, today
 from dayfly.core.decide.quota import day_of
-from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, LogRecord, UsageRecord
+from dayfly.core.model.records import FunctionStatistics, GatewayStatistics, LogRecord, UsageSum
 from dayfly.core.wire import link
 from dayfly.store.logs import LogQuery
 from tests.control.fakes import FakeGateway
@@ -20,9 +20,10 @@ from tests.control.world import folders, run, world
 QUERY = LogQuery(namespaces=("default",))
 
 
-def used(outcome: str = "ok", exec_us: int = 1500, at: float | None = None, cold: bool = False) -> UsageRecord:
-    finished = time.time() if at is None else at
-    return UsageRecord("c", "default", "hello", 1, finished, outcome, cold, 1, 2, 3, exec_us, 128, "i", 10, 20)
+def used(calls: int = 1, day: int | None = None) -> UsageSum:
+    on = day_of(time.time()) if day is None else day
+    each = {"exec_us": 1500, "billed_ms": 10, "mb_ms": 1280, "bytes_in": 10, "bytes_out": 20}
+    return UsageSum(on, "default", "hello", calls, errors=1, cold=2, **{name: value * calls for name, value in each.items()})
 
 
 def said(text: str) -> LogRecord:
@@ -118,17 +119,17 @@ def test_a_gateway_that_comes_back_takes_the_place_of_its_old_link() -> None:
     run(main())
 
 
-def test_usage_is_summed_rounded_and_never_counts_calls_that_did_not_run() -> None:
+def test_what_gateways_added_up_is_added_up() -> None:
     async def main() -> None:
         with folders() as layout:
-            async with world(layout, tariff_round_ms=10) as w:
-                records = [used(), used("function_error", 11_000), used("queue_full", 0), used("bad_request"), used(cold=True)]
-                w.gateway.send(link.Usage(records, dropped=3))
-                await until(lambda: w.control.usage.dropped == 3)
+            async with world(layout) as w:
+                w.gateway.send(link.Usage([used(2), used(1)]))
+                w.gateway.send(link.Usage([used(1)]))
+                await until(lambda: w.control.usage.calls == 4)
                 day = today(time.time())
                 found = await w.control.usage.between(day, day, ["default"])
-                assert [(it.calls, it.errors, it.cold, it.billed_ms, it.mb_ms) for it in found] == [(3, 1, 1, 40, 40 * 128)]
-                assert (found[0].bytes_in, found[0].bytes_out, found[0].exec_us) == (30, 60, 14_000)
+                assert [(it.calls, it.errors, it.cold, it.billed_ms, it.mb_ms) for it in found] == [(4, 3, 6, 40, 40 * 128)]
+                assert (found[0].bytes_in, found[0].bytes_out, found[0].exec_us) == (40, 80, 6000)
                 assert w.control.usage.billed_mb_ms() == {("default", "hello"): 40 * 128}
 
     run(main())
@@ -141,8 +142,8 @@ def test_what_is_just_being_written_counts_for_quotas() -> None:
         async def store(*_: Any) -> None:
             seen.append(usage.used_on(day)["default", "hello"].calls)
 
-        usage, day = Usage(store, 1), day_of(time.time())  # type: ignore[arg-type]
-        usage.add([used(), used("queue_full")])
+        usage, day = Usage(store), day_of(time.time())  # type: ignore[arg-type]
+        usage.add([used()])
         await usage.flush()
         usage.add([used()])
         await usage.flush()
@@ -161,11 +162,11 @@ def test_usage_that_could_not_be_written_is_kept_and_written_later() -> None:
             written.extend(args[0])
 
         written: list[Any] = []
-        usage = Usage(store, 1)  # type: ignore[arg-type]
-        usage.add([used(at=0.0)])
+        usage = Usage(store)  # type: ignore[arg-type]
+        usage.add([used(day=0)])
         with pytest.raises(RuntimeError):
             await usage.flush()
-        usage.add([used(at=1.0), used(at=-5.0), used(at=1e300)])
+        usage.add([used(day=0), used(day=-1), used(day=1 << 62)])
         failing[0] = False
         await usage.flush()
         assert [(it.day, it.calls) for it in written] == [("1970-01-01", 2), ("1970-01-01", 1), ("9999-12-31", 1)]
@@ -179,7 +180,7 @@ def test_what_was_counted_and_said_is_on_disk_after_an_orderly_end() -> None:
             async with world(layout) as w:
                 w.gateway.send(link.Usage([used()]))
                 w.gateway.send(link.Logs([said("last words")]))
-                await until(lambda: w.control.usage.records == 1)
+                await until(lambda: w.control.usage.calls == 1)
                 w.gateway.send(link.Statistics(GatewayStatistics(gateway="g1", at=1.0)))
                 await until(lambda: w.control.sums.gateways())
             async with world(layout) as w:

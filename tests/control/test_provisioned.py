@@ -123,7 +123,7 @@ def test_sound_windows_pass():
 def test_gateways_hear_when_a_window_begins_and_ends_and_a_new_one_knows_at_once(monkeypatch):
     now = berlin(2026, 11, 25, 7, 0)
     monkeypatch.setattr("dayfly.control.catalog.time.time", lambda: now)
-    catalog, told = Catalog(Usage(None, 1)), list[ToGateway]()  # type: ignore[arg-type]
+    catalog, told = Catalog(Usage(None)), list[ToGateway]()  # type: ignore[arg-type]
     live = Alias(name="live", weights=((1, 1.0),))
     catalog.fill([Function(namespace="default", name="hello", aliases=(live,), versions=(version(OFFICE),))], [], {})
     catalog.listen(told.append)

@@ -307,7 +307,7 @@ class PoolWorld(RuleBasedStateMachine):
         it, by = self.pool.waiting[-1], self.now + seconds
         self.pool.hurried(it, by, self.now)
         self.carry_out()
-        assert it.state == WAITING or min(by, it.deadline) <= self.now or self.pool.wait_seconds > 0
+        assert it.state == WAITING or min(by, it.deadline) <= self.now or self.pool.wait() > 0
 
     @precondition(lambda self: self.asked)
     @rule()

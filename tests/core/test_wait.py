@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dayfly.core.decide.effects import Answer, PoolLimits
 from dayfly.core.decide.line import STALE_MAX, Line
 from dayfly.core.decide.pool import Pool
-from dayfly.core.decide.wait import hopeless, wait_seconds
+from dayfly.core.decide.wait import hopeless, usual, wait_seconds
 from dayfly.core.model.call import ANSWERED, WAITING, Call
 from dayfly.core.wire.prefer import wait_preferred
 from dayfly.testing.world import Weather, World
@@ -71,6 +71,34 @@ def test_callers_in_a_hurry_are_refused_or_served_in_time_and_the_others_notice_
     assert len(outcomes) == world.pool.submitted_count
     assert world.refused and outcomes.count("deadline_out_of_reach")
     assert outcomes.count("ok") > 0.5 * len(outcomes)
+
+
+class Mixed(Watched):
+    """One call in a hundred takes five seconds instead of ten milliseconds."""
+
+    def _run(self, name: str, call: Call) -> None:
+        seconds = 5.0 if self._chance(0.01) else self.dice.expovariate(100)
+        self._at(seconds, lambda: self._finish(name, call, seconds))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_call_among_short_ones_holds_up_the_queue_and_gets_nobody_refused(seed: int) -> None:
+    """Every refusal here would be wrong: when the long call is over the queue is gone in a moment. The plain mean refused one in forty."""
+    weather = Weather(calls_per_second=20, seconds=60.0, timeout_seconds=6.0)
+    world = Mixed(seed, PoolLimits(max_instances=2, queue_max=1000), weather).run()
+    assert world.refused == 0 and list(world.answers.values()).count("ok") > 0.98 * len(world.answers)
+
+
+def test_what_is_usual_follows_a_lasting_change_and_hardly_an_outlier() -> None:
+    assert usual(-1.0, 5.0, 0.5) == 0.5
+    assert usual(0.01, 100.0, 5.0) < 0.02
+    seconds = 0.01
+    for _ in range(20):
+        seconds = usual(seconds, 1.0, 1.0)
+    assert seconds > 0.9
+    for _ in range(30):
+        seconds = usual(seconds, 0.01, 1.0)
+    assert seconds < 0.02
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -43,7 +43,9 @@ class Rig:
         self.fleet = Fleet(settings, self.provider, self.ledger, "gtest")
         late = _Late()
         self.site = Site(settings, late)
-        late.dispatch = Dispatch(settings, self.catalog, self.fleet, self.ledger, Forwarder(settings, "/nonexistent/api.sock"))
+        self.dispatch = late.dispatch = Dispatch(
+            settings, self.catalog, self.fleet, self.ledger, Forwarder(settings, "/nonexistent/api.sock")
+        )
         self.port = 0
 
     def serve(self, *functions: Function) -> None:

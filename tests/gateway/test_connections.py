@@ -204,6 +204,26 @@ def test_half_closed_seconds_of_zero_take_a_client_at_its_word() -> None:
     run(main())
 
 
+def test_bytes_behind_the_last_request_do_not_cost_the_client_its_answer() -> None:
+    """Found by the fuzzer: a socket that is closed with unread bytes resets the connection, and the answer on its way is lost."""
+
+    async def main() -> None:
+        gate = Gate()
+        async with gateway(Behaviour(gate)) as rig:
+            rig.serve(function())
+            reader, writer = await connect(rig)
+            writer.write(PROBE)
+            await until(lambda: gate.calls)
+            connection = next(iter(rig.site.connections))
+            writer.write(GET * 100_000)
+            await until(lambda: not connection._reading)  # what comes now stays in the kernel
+            gate.open.set()
+            assert await rest(reader) == [200]
+            writer.transport.abort()
+
+    run(main())
+
+
 # ---- time ---------------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Limits at the gate of a whole gateway: who is refused and with which words, what is counted, and that every place is given back."""
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -203,10 +204,12 @@ def test_what_control_says_of_limits_holds_from_the_moment_it_is_confirmed(tmp_p
 
         async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writers.append(writer)
-            while size := int.from_bytes(await reader.readexactly(link.LENGTH_BYTES), "big"):
-                message = link.decode_to_control(await reader.readexactly(size))
-                if isinstance(message, link.Hello | link.Applied):
-                    applied.put_nowait(message)
+            with contextlib.suppress(asyncio.IncompleteReadError):  # the gateway left
+                while size := int.from_bytes(await reader.readexactly(link.LENGTH_BYTES), "big"):
+                    message = link.decode_to_control(await reader.readexactly(size))
+                    if isinstance(message, link.Hello | link.Applied):
+                        applied.put_nowait(message)
+            writer.close()
 
         async def say(*messages: link.ToGateway) -> None:
             for message in messages:
@@ -233,6 +236,7 @@ def test_what_control_says_of_limits_holds_from_the_moment_it_is_confirmed(tmp_p
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             server.close()
+            await until(writers[0].is_closing)
 
     run(main())
 

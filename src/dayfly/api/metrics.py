@@ -138,5 +138,5 @@ def _platform(control: Control) -> Iterator[Metric]:
     yield connections
     yield requests
     yield CounterMetricFamily("dayfly_logs_dropped", "Log records lost for want of room.", value=control.logs.dropped)
-    yield CounterMetricFamily("dayfly_usage_dropped", "Usage records lost for want of room.", value=control.usage.dropped)
+    yield CounterMetricFamily("dayfly_usage_dropped", "Calls that could not be counted for want of room.", value=control.usage.dropped)
     yield CounterMetricFamily("dayfly_builds", "Dependency layers built.", value=control.builder.builds)

@@ -35,6 +35,7 @@ FUNCTION_ABOUT = {
     "limits": "Rate, calls inside, size of bodies, quotas by the day: a table; see [functions.md](functions.md#limits).",
     "egress": "Network of the function: `none`, `internet`, `all` (private networks, too, if `egress_max` lets it), or a list of hosts.",
     "route": "Addresses beside /function/NAME, by host, path and methods; see [functions.md](functions.md#routes).",
+    "websocket": "May be upgraded to a WebSocket, whose messages are calls; see [functions.md](functions.md#websockets).",
     "cors": "Which pages of other origins may call it from a browser; the gateway answers for it; see [functions.md](functions.md#cors).",
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",

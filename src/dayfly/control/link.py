@@ -180,7 +180,7 @@ class LinkServer:
     def _take(self, peer: Peer, message: link.ToControl) -> None:
         match message:
             case link.Usage():
-                self._usage.add(message.records, message.dropped)
+                self._usage.add(message.sums)
             case link.Logs():
                 self._logs.add(message.records, message.dropped)
             case link.Statistics():

@@ -51,7 +51,7 @@ class Control:
         self.store = Store(open_database(Path(layout.database), time.time()))
         self.vault = Vault(Path(layout.secret_key))
         self.logs = Logs(Path(layout.log_database), settings.log_store_bytes_max)
-        self.usage = Usage(self.store, settings.tariff_round_ms)
+        self.usage = Usage(self.store)
         self.catalog, self.sums, self.node = Catalog(self.usage), Sums(), NodeClient(layout.node_socket)
         self.link = LinkServer(self.catalog, self.usage, self.logs, self.sums)
         self.folders = Folders(layout, self.store)

@@ -1,18 +1,17 @@
-"""Metering: usage records of gateways summed per function and day, written in one transaction a second.
+"""Metering: what gateways have added up per function and day, written in one transaction a second.
 
 What a gateway sent and control had not yet written is lost when control is killed: at most once, never twice. That is stated in
-docs/operations.md. Sums are made here, so that 25,000 calls a second cost the store a handful of rows.
+docs/operations.md.
 """
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from dayfly.control.worker import Store
-from dayfly.core.decide.meter import NOT_RUN
 from dayfly.core.decide.quota import DAY_SECONDS, day_of
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.limits import Consumed
-from dayfly.core.model.records import UsageRecord
+from dayfly.core.model.records import UsageSum
 from dayfly.store import usage
 from dayfly.store.usage import UsageDay
 
@@ -24,47 +23,31 @@ PENDING_MAX = 100_000  # functions × days not yet written; reached only when th
 class Usage:
     """Sums in memory, flushed to the store."""
 
-    def __init__(self, store: Store, round_ms: int) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._step_us = round_ms * 1000
-        self._round_ms = round_ms
         self._pending: dict[tuple[int, str, str], UsageDay] = {}
         self._billed: dict[tuple[str, str], int] = {}  # MB·ms of what was written since start
         self._flushing: dict[tuple[int, str, str], UsageDay] = {}
         self._written: dict[int, dict[tuple[str, str], Consumed]] = {}  # by day: what the store has of the days that were written last
-        self.records = 0
+        self.calls = 0
         self.dropped = 0
 
     def __repr__(self) -> str:
-        return f"<Usage {self.records} records, {len(self._pending)} sums to write, {self.dropped} dropped>"
+        return f"<Usage {self.calls} calls, {len(self._pending)} sums to write, {self.dropped} dropped>"
 
-    def add(self, records: Iterable[UsageRecord], dropped: int = 0) -> None:
-        """Count answered calls. The hot loop of control: no call, no allocation it can do without."""
-        pending, step, round_ms = self._pending, self._step_us, self._round_ms
-        self.dropped += dropped
-        for record in records:
-            outcome = record.outcome
-            if outcome in NOT_RUN:
-                continue
-            key = (int(record.finished_at) // DAY_SECONDS, record.namespace, record.function)
-            day = pending.get(key)
+    def add(self, sums: Iterable[UsageSum]) -> None:
+        """Count what a gateway has added up."""
+        for part in sums:
+            key = (part.day, part.namespace, part.function)
+            day = self._pending.get(key)
             if day is None:
-                if len(pending) >= PENDING_MAX:
-                    self.dropped += 1
+                if len(self._pending) >= PENDING_MAX:
+                    self.dropped += part.calls
                     continue
-                day = pending[key] = UsageDay(day=_iso(key[0]), namespace=key[1], function=key[2])
-            billed = (-(-record.exec_us // step) or 1) * round_ms  # core/decide/meter.py billed_ms, unrolled
-            day.calls += 1
-            day.billed_ms += billed
-            day.mb_ms += billed * record.memory_mb
-            day.exec_us += record.exec_us
-            day.bytes_in += record.bytes_in
-            day.bytes_out += record.bytes_out
-            if record.cold:
-                day.cold += 1
-            if outcome != "ok":
-                day.errors += 1
-            self.records += 1
+                day = self._pending[key] = UsageDay(day=_iso(key[0]), namespace=key[1], function=key[2])
+            for name in usage.SUMS:
+                setattr(day, name, getattr(day, name) + getattr(part, name))
+            self.calls += part.calls
 
     async def flush(self) -> None:
         """Write what is pending. When the disk says no, the sums go back and the Refusal is raised."""

@@ -13,7 +13,8 @@ import re
 
 import msgspec
 
-from dayfly.core.decide.admit import admit
+from dayfly.core.decide.access import allowed
+from dayfly.core.decide.admit import INVOKE, admit
 from dayfly.core.decide.cors import answer_lines, preflight_lines
 from dayfly.core.decide.forwarded import Proxies, last, told
 from dayfly.core.decide.route import PREFIX, Target, parse_target, pick_version
@@ -28,12 +29,14 @@ from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.limited import LIMITED
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
+from dayfly.gateway.websocket import Management, Socket, SocketReply, Sockets, is_upgrade
 from dayfly.runtime.frames import ROUTE_LINE
 
 REMEMBERED_TARGETS_MAX = 4096
 CLIENT_CONTEXT_BYTES_MAX = 3583
 _EVENT_PREFIX = PREFIX.encode()
 _INVOKE = re.compile(rb"/api/v1/functions/([^/?]+)/invoke(?:\?(.*))?")
+_CONNECTION = re.compile(rb"/api/v1/connections/([A-Za-z0-9_-]{1,64})")
 _JSON_TEXT = b"content-type: application/json\r\n"
 
 
@@ -65,6 +68,7 @@ class Dispatch:
         self.ledger = ledger
         self._forwarder = forwarder
         self._proxies = Proxies(settings.trusted_proxies)
+        self.sockets = Sockets()
         self._targets: dict[bytes, Target] = {}
         self._ids = CallIds()
         self._die = random.Random(os.urandom(16))  # noqa: S311  (a coin between two versions, not a secret)
@@ -77,6 +81,8 @@ class Dispatch:
                 target = self._remember(raw, _event_target(raw))
             elif match := _INVOKE.fullmatch(raw):
                 target = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
+            elif match := _CONNECTION.fullmatch(raw):
+                return self._manage(request, match[1].decode())
             elif raw == b"/healthz":
                 return _health(request)
             elif raw == b"*":
@@ -102,8 +108,23 @@ class Dispatch:
         if request.method == b"OPTIONS" and (answer := self._preflight(request, target)):
             return answer
         reply = self._admitted(request, EventReply, target)
-        reply.meta = self._head(request, target, private=reply.entry.version.config.auth == "token")
+        config = reply.entry.version.config
+        reply.meta = self._head(request, target, private=config.auth == "token")
+        if config.websocket and is_upgrade(request):  # each of its messages is admitted anew: tokens are revoked, versions change
+            return Socket(request, target.namespace, reply.meta, lambda letter: self._admitted(letter, SocketReply, target), self.sockets)
         return reply
+
+    def _manage(self, request: Request, connection: str) -> Sink:
+        """/api/v1/connections/ID. Who may not invoke the function is not told whether the connection exists."""
+        token = self.catalog.bearer(request.header(b"authorization"))
+        if token is None:
+            raise Refusal("unauthorized", "A token is needed, one that may invoke the function of this connection.")
+        socket = self.sockets.get(connection)
+        if socket is None or not allowed(token, INVOKE, socket.namespace):
+            raise Refusal("not_found", f"There is no connection {connection!r}.")
+        if request.method not in (b"GET", b"POST", b"DELETE"):
+            raise Refusal("method_not_allowed", "Use GET, POST or DELETE.", extra={"allow": "GET, POST, DELETE"})
+        return Management(request, socket)
 
     def _preflight(self, request: Request, target: Target) -> Sink | None:
         """A browser asks before it calls a function with `[cors]`: answered here, without token and instance. None: it is a call."""

@@ -3,10 +3,11 @@
 gateway/server.py makes requests; dispatch, reply and forward answer them.
 """
 
+import asyncio
 import time
 from http import HTTPStatus
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -65,6 +66,8 @@ class Shared(Protocol):
     stopping: bool
     buffered: int
 
+    def leave(self, connection: Any) -> None: ...
+
 
 class Wire(Protocol):
     """The connection below a request (gateway/server.py Connection)."""
@@ -86,6 +89,10 @@ class Wire(Protocol):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+    def hand_over(self, protocol: Any) -> asyncio.Transport | None:
+        """The bytes of this connection are another protocol's from now on. None: they cannot be, the connection is over."""
+        ...
 
 
 class Request:

@@ -30,6 +30,7 @@ from dayfly.gateway.limits import Limiter
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
 from dayfly.gateway.templates import Templates
+from dayfly.gateway.turn import Turn
 from dayfly.gateway.unbegun import return_unbegun
 from dayfly.runtime import frames
 
@@ -59,13 +60,14 @@ class Fleet:
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
         self._starts = Starts[Entry](settings.starts_in_flight_max, settings.starts_fresh_max or 2 * (os.cpu_count() or 1))
+        self._turn = turn = Turn(self._loop)
         self._keep_at = 0.0
         self._next_start: asyncio.Handle | None = None
         self._eviction = GreedyDual[Entry]()
         self.stopping = False
         provider.on_accepted, provider.on_exited = self._on_accepted, self._on_exited
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
-            Offer: self._do_offer,
+            Offer: lambda entry, effect: turn.offer(entry, effect.call),
             Start: self._do_start,
             Answer: lambda _, effect: effect.call.reply.refused(effect.code, effect.retry_after_seconds),
             Retire: lambda entry, effect: entry.retire(effect.instances),
@@ -193,10 +195,6 @@ class Fleet:
     def _carry_out(self, entry: Entry) -> None:
         for effect in entry.pool.effects():
             self._effects[type(effect)](entry, effect)
-
-    def _do_offer(self, entry: Entry, effect: Offer) -> None:
-        if not entry.socket.offer((call := effect.call).seq, int(call.deadline * 1e9), call.reply):
-            entry.pool.blocked(call)
 
     def _do_start(self, entry: Entry, effect: Start) -> None:
         self._starts.ask(entry, effect.instances, is_first=not entry.channels)
@@ -332,6 +330,7 @@ class Fleet:
             return
         entry: Entry = channel.entry
         channel.read_out()
+        self._turn.send()
         taken = entry.taken_by(channel, self._seq)
         channel.close()
         del entry.channels[channel.id]

@@ -1,4 +1,4 @@
-"""What is written down about calls: usage records, running statistics, log records; all in memory, all bounded.
+"""What is written down about calls: usage by function and day, running statistics, log records; all in memory, all bounded.
 
 gateway/link.py takes them away in batches. When control is away the buffers fill to their named maximum and then count what they drop.
 Written for every call, so it is arithmetic on lists and ints and nothing else. Never raises, never waits.
@@ -7,8 +7,9 @@ Written for every call, so it is arithmetic on lists and ints and nothing else. 
 from collections import deque
 
 from dayfly.core.decide.keepalive import IdleTimes
-from dayfly.core.decide.meter import BUCKETS, bucket
-from dayfly.core.model.records import FunctionStatistics, LogRecord, UsageRecord
+from dayfly.core.decide.meter import BUCKETS, NOT_RUN, bucket
+from dayfly.core.decide.quota import DAY_SECONDS
+from dayfly.core.model.records import Answered, FunctionStatistics, LogRecord, UsageSum
 from dayfly.core.model.settings import Settings
 
 PHASES = ("queue", "start", "init", "exec", "total")
@@ -17,7 +18,7 @@ PHASES = ("queue", "start", "init", "exec", "total")
 class FunctionLedger:
     """One function's running numbers and its allowance of log bytes."""
 
-    __slots__ = ("_log_allowance", "_log_at", "_log_rate", "idle_times", "log_dropped", "numbers", "phases", "sums")
+    __slots__ = ("_log_allowance", "_log_at", "_log_rate", "idle_times", "log_dropped", "numbers", "phases", "sums", "usage")
 
     def __init__(self, namespace: str, function: str, log_bytes_per_second: int) -> None:
         self.numbers = FunctionStatistics(namespace=namespace, function=function)
@@ -30,6 +31,7 @@ class FunctionLedger:
         self._log_allowance = float(log_bytes_per_second)
         self._log_at = 0.0
         self.log_dropped = 0
+        self.usage: UsageSum | None = None  # what was used since control was told last
 
     def clear_gauges(self) -> None:
         """Before the entries add up what is now."""
@@ -52,9 +54,10 @@ class Ledger:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.usage: deque[UsageRecord] = deque()
+        self._step_us = settings.tariff_round_ms * 1000
+        self._round_ms = settings.tariff_round_ms
+        self.usage: list[UsageSum] = []  # as many as functions were called since control was told last, and one more each at midnight
         self.logs: deque[LogRecord] = deque()
-        self.usage_dropped = 0
         self.logs_dropped = 0
         self.functions: dict[tuple[str, str], FunctionLedger] = {}
 
@@ -66,8 +69,8 @@ class Ledger:
             found = self.functions[key] = FunctionLedger(namespace, name, self._settings.log_bytes_per_second_max)
         return found
 
-    def answered(self, ledger: FunctionLedger, record: UsageRecord) -> None:
-        """A call was answered, by an instance or by the pool."""
+    def answered(self, ledger: FunctionLedger, record: Answered) -> None:
+        """A call was answered, by an instance or by the pool: counted, and billed if it ran."""
         numbers = ledger.numbers
         numbers.calls += 1
         numbers.bytes_in += record.bytes_in
@@ -91,10 +94,24 @@ class Ledger:
             total += record.start_us + record.init_us
         phases["total"][bucket(total)] += 1
         sums["total"] += total
-        if len(self.usage) >= self._settings.usage_buffer_max:
-            self.usage_dropped += 1
-        else:
-            self.usage.append(record)
+        if outcome == "ok" or outcome not in NOT_RUN:
+            self._bill(ledger, record)
+
+    def _bill(self, ledger: FunctionLedger, record: Answered) -> None:
+        day = int(record.finished_at) // DAY_SECONDS
+        used = ledger.usage
+        if used is None or used.day != day:
+            used = ledger.usage = UsageSum(day, ledger.numbers.namespace, ledger.numbers.function)
+            self.usage.append(used)
+        billed = (-(-record.exec_us // self._step_us) or 1) * self._round_ms  # core/decide/meter.py billed_ms, unrolled
+        used.calls += 1
+        used.billed_ms += billed
+        used.mb_ms += billed * record.memory_mb
+        used.exec_us += record.exec_us
+        used.bytes_in += record.bytes_in
+        used.bytes_out += record.bytes_out
+        used.cold += record.cold
+        used.errors += record.outcome != "ok"
 
     def rejected(self, ledger: FunctionLedger, code: str, reason: str = "") -> None:
         """A call was refused before an instance saw it: counted, not billed. `reason`: which limit, where the code alone does not say."""
@@ -118,11 +135,12 @@ class Ledger:
         else:
             self.logs.append(record)
 
-    def take_usage(self, most: int) -> tuple[list[UsageRecord], int]:
-        """Up to `most` records and how many were dropped since the last time."""
-        taken = [self.usage.popleft() for _ in range(min(most, len(self.usage)))]
-        dropped, self.usage_dropped = self.usage_dropped, 0
-        return taken, dropped
+    def take_usage(self) -> list[UsageSum]:
+        """What was used since the last time."""
+        taken, self.usage = self.usage, []
+        for ledger in self.functions.values():
+            ledger.usage = None
+        return taken
 
     def take_logs(self, most: int) -> tuple[list[LogRecord], int]:
         taken = [self.logs.popleft() for _ in range(min(most, len(self.logs)))]

@@ -6,13 +6,14 @@ holds no place), and is over when the pool has let it go, not when its caller le
 
 from dayfly.core.model.call import ANSWERED
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.records import UsageRecord
+from dayfly.core.model.records import Answered
 from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.limits import Gate
 from dayfly.gateway.reply import REJECTED, EventReply, InvokeReply, Reply
+from dayfly.gateway.websocket import SocketReply
 
 EARLY_BYTES = 16 * 1024  # a longer body is not taken to its end when the call would be refused anyway
 
@@ -84,7 +85,7 @@ class _Limited(Reply):
             self._inside = False
             self._gate.leave()
 
-    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> UsageRecord:
+    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> Answered:
         record = super()._record(outcome, channel, exec_us, bytes_out)
         self._gate.used(record)
         return record
@@ -102,4 +103,10 @@ class LimitedInvokeReply(_Limited, InvokeReply):
     __slots__ = ()
 
 
-LIMITED: dict[type[Reply], type[Reply]] = {EventReply: LimitedEventReply, InvokeReply: LimitedInvokeReply}
+class LimitedSocketReply(_Limited, SocketReply):
+    """A socket's event behind a gate."""
+
+    __slots__ = ()
+
+
+LIMITED: dict[type[Reply], type[Reply]] = {EventReply: LimitedEventReply, InvokeReply: LimitedInvokeReply, SocketReply: LimitedSocketReply}

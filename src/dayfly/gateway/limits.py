@@ -12,7 +12,7 @@ from dayfly.core.decide.meter import NOT_RUN, billed
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Version
 from dayfly.core.model.limits import NO_LIMITS, Consumed, Limits
-from dayfly.core.model.records import UsageRecord
+from dayfly.core.model.records import Answered
 
 NO_BODY_LIMIT = 1 << 62
 
@@ -45,7 +45,7 @@ class Gate:
         """A call that was inside is over."""
         limit.leave(self._sides)
 
-    def used(self, record: UsageRecord) -> None:
+    def used(self, record: Answered) -> None:
         """What a call used that had entered, counted as control/usage.py counts it."""
         if self._is_daily and record.outcome not in NOT_RUN:
             limit.use(self._sides, record.finished_at, billed(record.exec_us, record.memory_mb, self._round_ms), record.bytes_out)

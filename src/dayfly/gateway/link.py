@@ -46,7 +46,6 @@ log = structlog.get_logger()
 RECONNECT_SECONDS = 0.1
 FLUSH_SECONDS = 0.1
 STATISTICS_SECONDS = 1.0
-USAGE_BATCH = 2000
 LOG_BATCH = 1000
 OUTGOING_BYTES_MAX = 8 * 1024 * 1024  # unread by control beyond this: it is stuck, keep records here instead
 
@@ -172,9 +171,8 @@ class Link:
         writer = self._writer
         if writer is None or writer.transport.get_write_buffer_size() > OUTGOING_BYTES_MAX:
             return
-        while self._ledger.usage or self._ledger.usage_dropped:
-            records, dropped = self._ledger.take_usage(USAGE_BATCH)
-            self._say(Usage(records, dropped))
+        if self._ledger.usage:
+            self._say(Usage(self._ledger.take_usage()))
         while self._ledger.logs or self._ledger.logs_dropped:
             lines, dropped = self._ledger.take_logs(LOG_BATCH)
             self._say(Logs(lines, dropped))

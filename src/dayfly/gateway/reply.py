@@ -15,7 +15,7 @@ import msgspec
 
 from dayfly.core.model.call import WAITING, Call
 from dayfly.core.model.errors import BY_CODE, Refusal
-from dayfly.core.model.records import UsageRecord
+from dayfly.core.model.records import Answered
 from dayfly.core.wire.prefer import wait_preferred
 from dayfly.core.wire.throttle import ERROR_TYPE, throttled
 from dayfly.gateway.channel import Channel, Frame
@@ -261,21 +261,16 @@ class Reply:
             total -= channel.start_us + channel.init_us
         self.queue_us = max(0, total - exec_us)
 
-    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> UsageRecord:
+    def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> Answered:
         assert self.call is not None
         start_us = init_us = 0
-        instance = ""
         if channel is None:
             exec_us = int((time.monotonic() - self.call.submitted_at) * 1e6) if outcome in _RAN else 0
-        else:
-            instance = channel.id
-            if self.cold:
-                start_us, init_us = channel.start_us, channel.init_us
-        version = self.entry.version
-        record = UsageRecord(
-            self.call_id.decode(), version.namespace, version.function, version.number, time.time(), outcome, self.cold,
-            self.queue_us, start_us, init_us, exec_us, self.entry.memory_mb, instance, self.body_size, bytes_out,
-        )  # fmt: skip
+        elif self.cold:
+            start_us, init_us = channel.start_us, channel.init_us
+        record = Answered(
+            outcome, time.time(), self.cold, self.queue_us, start_us, init_us, exec_us, self.entry.memory_mb, self.body_size, bytes_out
+        )
         self.fleet.ledger.answered(self.entry.ledger, record)
         self._release_body()
         return record

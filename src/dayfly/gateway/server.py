@@ -9,7 +9,7 @@ followed any further are answered in their turn, and are the last. Nothing here 
 import asyncio
 import time
 from collections import deque
-from typing import cast
+from typing import Any, cast
 
 import httptools
 import structlog
@@ -23,23 +23,15 @@ log = structlog.get_logger()
 
 PIPELINE_MAX = 16
 HELD_BYTES_MAX = 256 * 1024  # of bodies whose turn has not come, per connection; then the client must wait
-LINGER_SECONDS = 2.0  # after a refusal, how long the rest of a body is still read away so that the client sees the answer
+LINGER_SECONDS = 2.0  # after the last answer, how long the client has to close, too; what it still sends is read away
 FRAMING_BYTES_MAX = 64 * 1024  # of chunk sizes, extensions and trailers in one body, beyond FRAMING_FACTOR times its content
 FRAMING_FACTOR = 16  # chunks of one byte need five
 
 # Refusals after which nobody knows, or wants to know, what the client's next bytes mean.
 _LAST = frozenset(
-    (
-        "bad_request",
-        "header_too_large",
-        "internal",
-        "method_not_allowed",
-        "not_implemented",
-        "request_timeout",
-        "uri_too_long",
-        "version_not_supported",
-    )
-)
+    ("bad_request", "header_too_large", "internal", "method_not_allowed", "not_implemented", "request_timeout", "uri_too_long",
+     "version_not_supported")
+)  # fmt: skip
 
 
 class Connection(asyncio.Protocol):
@@ -294,7 +286,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         if request.close:
-            self._linger() if not request.complete else self._close()
+            self._close() if self._ended else self._linger()
         elif request.complete:
             self._next()
 
@@ -367,13 +359,26 @@ class Connection(asyncio.Protocol):
         if not self.closing and not self._ended:
             self._transport.resume_reading()
 
+    def hand_over(self, protocol: Any) -> asyncio.Transport | None:
+        """The bytes are `protocol`'s from now on, which joins the site. None: the client sent more than it was to, and is cut."""
+        if self.closing or self._queue or self._request is not None or self._ended or self._current is None:
+            self.abort()
+            return None
+        self._current.answered = self.closing = True
+        self._current = None
+        self.site.replace(self, protocol)
+        self._transport.set_protocol(protocol)
+        self._transport.resume_reading()
+        return self._transport
+
     def _stop_reading(self) -> None:
         if self._reading:
             self._reading = False
             self._transport.pause_reading()
 
     def _linger(self) -> None:
-        """Answered before the body was read: read it away for a moment (closing with unread bytes would reset the answer away)."""
+        """Close in two steps (RFC 9112 §9.6): say that no more comes, and read away what the client still sends until it closes, too.
+        Closing with unread bytes makes TCP reset the connection, and a reset takes the answer away that was just sent."""
         self.closing = True
         self.deadline = time.monotonic() + LINGER_SECONDS
         if not self._reading or self._held_back:

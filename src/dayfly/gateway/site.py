@@ -108,6 +108,11 @@ class Site:
         self.turned_away.add(connection)
         return True
 
+    def replace(self, connection: Client, successor: Client) -> None:
+        """The same client, spoken with in another way from now on: nobody is counted in or out."""
+        self.connections.discard(connection)
+        self.connections.add(successor)
+
     def leave(self, connection: Client) -> None:
         """A connection that joined or was turned away is gone."""
         self.turned_away.discard(connection)

@@ -33,6 +33,10 @@ BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHT
 #   x-forwarded-… are there only from a proxy that is believed; otherwise they follow from lines 3 and 4 and the host.
 #   A call by a function's own route has one more such line, ROUTE_LINE and routeKey (UTF-8): no header's name can begin with a colon.
 ROUTE_LINE = b":route: "
+SOCKET = 4  # an event of a WebSocket. meta: the head lines of the request that opened it, then SOCKET_LINE and
+#   event (CONNECT, MESSAGE, DISCONNECT), form (text, binary or -), connection id, when it was opened (ms since 1970), number of the event,
+#   and for DISCONNECT code and reason; blanks between them. body: the message.
+SOCKET_LINE = b":socket: "
 
 # One answer frame: kind, flags, status, length of meta, length of body, execution time in microseconds, sequence number.
 ANSWER = Struct("<BBHIIIQ")

@@ -16,8 +16,9 @@ from dayfly.runtime.answers import Answers, frame
 from dayfly.runtime.context import context_class
 from dayfly.runtime.contracts.direct import DirectContract
 from dayfly.runtime.contracts.http import HttpContract
+from dayfly.runtime.contracts.socket import SocketContract
 from dayfly.runtime.failure import describe, exit_fault, log_text
-from dayfly.runtime.frames import ERROR, EXITING, HTTP, RESULT, RETIRED, STDERR
+from dayfly.runtime.frames import ERROR, EXITING, HTTP, RESULT, RETIRED, SOCKET, STDERR
 from dayfly.runtime.inbox import Call
 from dayfly.runtime.jsontext import dumps
 from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, send_text
@@ -51,12 +52,15 @@ class Instance:
         self.after_first_call: Callable[[], None] | None = None
         self._direct = DirectContract()
         self._http = HttpContract(boot)
+        self._socket = SocketContract(boot)
         self._next_look = 0
         self._is_init = os.getpid() == 1
 
     def contract(self, call: Call) -> "Contract":
         """How this call's event and answer look."""
-        return self._http if call.kind == HTTP else self._direct
+        if call.kind == HTTP:
+            return self._http
+        return self._socket if call.kind == SOCKET else self._direct
 
     def failed(self, call: Call, error: BaseException) -> tuple[int, bytes]:
         """(answer flags, error JSON) of a call whose code raised; the log gets the traceback. sys.exit sets `exit_status`."""

@@ -25,7 +25,7 @@ from dayfly.core.decide.keepalive import IDLE_SECONDS_MIN, IdleTimes, KeepAlive,
 from dayfly.core.decide.late import overdue, stuck
 from dayfly.core.decide.line import Line
 from dayfly.core.decide.scale import depth, needed, stalled
-from dayfly.core.decide.wait import hopeless, wait_seconds
+from dayfly.core.decide.wait import hopeless, usual, wait_seconds
 from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, STARTING, WAITING, Call, Instance, step
 
 START_SECONDS_GUESS = 0.005  # until the first start was seen
@@ -48,7 +48,7 @@ class Pool:
         self.draining = False
         self.closed = False
         self.last_demand_at = 0.0  # also when a proof asked for an instance
-        self.mean_seconds = -1.0  # unknown
+        self.mean_seconds = self._usual_seconds = -1.0  # unknown
         self.start_seconds = START_SECONDS_GUESS
         self.ready = 0  # instances that take calls
         self._starting = 0
@@ -74,7 +74,7 @@ class Pool:
                 self._look_again_at = now + LOOK_SECONDS
                 self._start_if_worth_it(now)
             return
-        wait = self.wait_seconds
+        wait = self.wait()
         if len(self.waiting) >= self.limits.queue_max:
             self._answer(call, "queue_full", wait)
         elif hopeless(call, call.deadline, now, wait):
@@ -85,7 +85,7 @@ class Pool:
 
     def hurried(self, call: Call, by: float, now: float) -> None:
         """The caller of the newest call, which waits, wants it begun by then: refused at once when that cannot be."""
-        wait = wait_seconds(len(self.waiting) + len(self.offered) - 1, self.limits, self.mean_seconds)
+        wait = self.wait(behind=1)
         if hopeless(call, by, now, wait):
             self.waiting.remove(call)
             self._answer(call, "deadline_out_of_reach", wait)
@@ -143,6 +143,7 @@ class Pool:
         self.mean_seconds = exec_seconds if mean < 0 else mean + SMOOTHING * (exec_seconds - mean)
         self._blocked = False
         if self.waiting:
+            self._usual_seconds = usual(self._usual_seconds, exec_seconds, self.mean_seconds)
             self._resize()
             self._offer_waiting()
         elif self.draining or self.limits.keep_alive_seconds <= 0:
@@ -196,7 +197,7 @@ class Pool:
     def expired(self, holders: dict[int, str], now: float) -> None:
         """Deadlines: calls past theirs are answered; an instance that holds one is ended. `holders`: seq → instance, from the slots."""
         while (waited := self.waiting.pop_late(now)) is not None:
-            self._answer(waited, "queue_timeout", self.wait_seconds)
+            self._answer(waited, "queue_timeout", self.wait())
         late = overdue(self.offered.values(), now)
         for call in late:
             del self.offered[call.seq]
@@ -251,10 +252,9 @@ class Pool:
         """Whether instances of this pool are on their way out."""
         return self.closed or self._leaving > 0
 
-    @property
-    def wait_seconds(self) -> float:
-        """How long a call that came now is expected to wait."""
-        return wait_seconds(len(self.waiting) + len(self.offered), self.limits, self.mean_seconds)
+    def wait(self, behind: int = 0) -> float:
+        """Seconds that a call which came now would wait; so many of those inside are not before it."""
+        return wait_seconds(len(self.waiting) + len(self.offered) - behind, self.limits, self.mean_seconds, self._usual_seconds)
 
     @property
     def busy_starting(self) -> int:

@@ -71,6 +71,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     egress: Egress | tuple[str, ...] = "none"  # or a list of hosts (core/model/egress.py)
     auth: Auth = "token"
     route: tuple[Route, ...] = ()
+    websocket: bool = False  # whether /function/NAME may be upgraded to one; its messages are calls
     cors: Cors | None = None  # None: the function speaks CORS itself, or not at all
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
 

@@ -1,26 +1,38 @@
-"""What is left of a call once it was answered: usage, log lines, and running statistics. Gateways send these in batches."""
+"""What is left of a call once it was answered: usage, log lines, and running statistics. Gateways send sums and batches."""
 
 import msgspec
 
 
-class UsageRecord(msgspec.Struct, frozen=True, array_like=True):
-    """One answered call. Times in microseconds. `outcome`: "ok", or a code of core/model/errors.py."""
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """One answered call, as it is counted. Times in microseconds. `outcome`: "ok", or a code of core/model/errors.py."""
 
-    call_id: str
-    namespace: str
-    function: str
-    version: int
-    finished_at: float  # epoch seconds
     outcome: str
+    finished_at: float  # epoch seconds
     cold: bool
     queue_us: int
     start_us: int  # sandbox and process, of the instance this call waited for; 0 when warm
     init_us: int  # the user's module import; 0 when warm
     exec_us: int
     memory_mb: int
-    instance: str
     bytes_in: int
     bytes_out: int
+
+
+class UsageSum(msgspec.Struct, array_like=True):
+    """Answered calls of one function on one `day` (counted from 1970, UTC) that are billed, added up. `mb_ms` and `billed_ms`: after
+    rounding, call by call."""
+
+    day: int
+    namespace: str
+    function: str
+    calls: int = 0
+    errors: int = 0
+    cold: int = 0
+    exec_us: int = 0
+    billed_ms: int = 0
+    mb_ms: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
 
 class LogRecord(msgspec.Struct, frozen=True, array_like=True):

@@ -34,6 +34,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # HTTP
     connections_max: Annotated[int, _about("Open client connections per gateway.", ge=1)] = 10_000
+    websocket_idle_seconds: Annotated[float, _about("A WebSocket whose client is silent for so long, even to a ping, is closed.", gt=0)] = (
+        600.0
+    )
+    websocket_message_bytes_max: Annotated[int, _about("One message of a WebSocket, either way.", ge=1)] = 1024 * 1024
     connections_per_peer_max: Annotated[
         int, _about("Of these, from one address (an IPv6 /64 is one); 127.0.0.1, ::1 and trusted_proxies are not counted.", ge=1)
     ] = 1000
@@ -95,7 +99,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_lines_per_call_max: Annotated[int, _about("Lines kept of one call; the rest is counted.", ge=1)] = 10_000
     log_bytes_per_second_max: Annotated[int, _about("Log bytes per function and second; the rest is counted.", ge=1024)] = 1024 * 1024
     log_buffer_max: Annotated[int, _about("Log records buffered in a gateway while control is away.", ge=100)] = 20_000
-    usage_buffer_max: Annotated[int, _about("Usage records buffered in a gateway while control is away.", ge=100)] = 200_000
     log_retention_days: Annotated[float, _about("Age at which log records are deleted.", gt=0)] = 7.0
     log_store_bytes_max: Annotated[int, _about("Disk for log records kept; the oldest go first.", ge=1024 * 1024)] = 1024 * 1024 * 1024
     log_records_max: Annotated[int, _about("Log records kept in all; the oldest go first.", ge=1000)] = 1_000_000

@@ -9,7 +9,7 @@ import msgspec
 
 from dayfly.core.model.function import Catalog, Function, Token
 from dayfly.core.model.limits import Consumed, Limits
-from dayfly.core.model.records import GatewayStatistics, LogRecord, UsageRecord
+from dayfly.core.model.records import GatewayStatistics, LogRecord, UsageSum
 
 LENGTH_BYTES = 4
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
@@ -91,10 +91,9 @@ class Applied(msgspec.Struct, frozen=True, tag="applied"):
 
 
 class Usage(msgspec.Struct, frozen=True, tag="usage"):
-    """Answered calls. `dropped` counts records lost because the buffer was full while control was away."""
+    """What was used since the message before. While control is away it goes on adding up."""
 
-    records: list[UsageRecord]
-    dropped: int = 0
+    sums: list[UsageSum]
 
 
 class Logs(msgspec.Struct, frozen=True, tag="logs"):

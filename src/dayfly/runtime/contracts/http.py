@@ -202,7 +202,7 @@ class HttpContract:
         is_base64 = False
         body = call.body
         if body:
-            event["body"], is_base64 = _body_text(body, head.text)
+            event["body"], is_base64 = body_text(body, head.text)
         event["isBase64Encoded"] = is_base64
         return event
 
@@ -246,7 +246,8 @@ class HttpContract:
         raise bad_answer(f"A streamed chunk must be str or bytes, not {type(item).__name__}.")
 
 
-def _body_text(body: bytes, text: bool) -> tuple[str, bool]:
+def body_text(body: bytes, text: bool) -> tuple[str, bool]:
+    """A body as an event has it, and whether that is base64."""
     if text:
         try:
             return str(body, "utf-8"), False
