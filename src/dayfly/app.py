@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 
-from dayfly import supervisor
+from dayfly import handover, supervisor
 
 MODULES = {
     "node": "dayfly.node.server",
@@ -20,6 +20,7 @@ MODULES = {
 PRIVILEGED = ("node",)  # keeps root; every other role becomes a user of its own before it touches a socket
 LISTENERS = {"gateway": (supervisor.LISTENER,), "front": (supervisor.FRONT_TLS, supervisor.FRONT_PLAIN)}
 DRAIN_EXTRA_SECONDS = 2.0  # what those who listen get beyond the drain timeout before they are killed
+MANNERS = {"control": "alone", "egress": "first", "front": "foreign"}  # at a rolling restart (child.py Role)
 STOP_SECONDS = {"node": 5.0, "egress": 2.0, "control": 6.0}
 
 
@@ -38,7 +39,7 @@ def roles(drain_seconds: float, *, front: bool) -> list[supervisor.Role]:
     """The roles of one machine, in the order in which they start."""
     stops = STOP_SECONDS | dict.fromkeys(LISTENERS, drain_seconds + DRAIN_EXTRA_SECONDS)
     return [
-        supervisor.Role(name, command(name), stop_seconds=stops[name], listeners=LISTENERS.get(name, ()))
+        supervisor.Role(name, command(name), stop_seconds=stops[name], listeners=LISTENERS.get(name, ()), manners=MANNERS.get(name, ""))
         for name, module in MODULES.items()
         if module_exists(module) and (front or name != "front")
     ]
@@ -49,30 +50,25 @@ def read_settings(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
-def run_supervisor(descriptors: str, log_file: str = "") -> int:
-    """The parent. `descriptors`: settings (a memfd, so that nobody reads them from argv), announcements, public socket, the front's two
-    (-1: none), then the locks that this process holds for as long as it lives and hands to nobody."""
+def run_supervisor(what: str, more: str = "") -> int:
+    """The parent; its arguments are those of handover.py `Held.given`."""
     import json
     import resource
 
+    held = handover.Held.given(what, more)
+    if what == handover.CHECK:
+        return 0
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (hard, hard)
-    )  # all roles inherit it: the usual soft limit is 1024, of which an instance takes two
-    settings_fd, announce_fd, public, tls, plain, *locks = map(int, descriptors.split(","))
-    listeners = dict(zip((supervisor.LISTENER, supervisor.FRONT_TLS, supervisor.FRONT_PLAIN), (public, tls, plain), strict=True))
-    for fd in locks:
-        os.set_inheritable(fd, False)
-    settings = json.loads(read_settings(settings_fd))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for all roles: the usual soft limit is 1024, of which an instance takes two
+    settings = json.loads(read_settings(held.settings_fd))
     _call_process("dayfly")
     facts = {key: settings[key] for key in ("host", "port", "data", "run", "isolation", "log_level", "domain", "front_https_port")}
     return supervisor.Supervisor(
-        roles(settings["drain_timeout_seconds"], front=tls >= 0),
-        settings_fd=settings_fd,
-        listeners={number: fd for number, fd in listeners.items() if fd >= 0},
-        announce_fd=announce_fd,
+        roles(settings["drain_timeout_seconds"], front=supervisor.FRONT_TLS in held.listeners),
+        held,
         state_file=f"{settings['run']}/{supervisor.STATE_FILE}",
-        facts=facts | {"log_file": log_file},
+        facts=facts | {"log_file": held.log_file},
+        command=tuple(command("supervisor")),
     ).run()
 
 
@@ -127,6 +123,7 @@ def _run_role(name: str) -> int:
         from dayfly.sandbox import launch
 
         launch.take_short_turns()  # every call passes here: it should not wait behind what computes
+    os.write(supervisor.READY, supervisor.PREPARED_BYTE)
     if os.read(supervisor.LIFELINE, 1) != supervisor.GO_BYTE:
         return 0  # the supervisor left before it was our turn
     if unprivileged:

@@ -34,7 +34,7 @@ COMMANDS = {
     "top": ["top", "--once"],
     "cost": ["cost", "--from", "2026-01-01"],
 }
-LOCAL = {"up", "down", "status", "doctor", "new", "deploy", "dev", "simulate"}  # tried elsewhere in this folder, or need a path
+LOCAL = {"up", "down", "restart", "status", "doctor", "new", "deploy", "dev", "simulate"}  # tried elsewhere in this folder, or need a path
 
 
 def tree(group: click.Group, above: str = "") -> dict[str, click.Command]:

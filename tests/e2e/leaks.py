@@ -61,7 +61,11 @@ def strays() -> list[str]:
 def control_groups(data: Path) -> list[str]:
     """Control groups made for the platform of this data directory, whichever hierarchy they are in."""
     wanted = tag(str(data))
-    return [folder for folder, names, _ in os.walk("/sys/fs/cgroup") for folder in (f"{folder}/{name}" for name in names if name == wanted)]
+    return [
+        folder
+        for folder, names, _ in os.walk("/sys/fs/cgroup")
+        for folder in (f"{folder}/{name}" for name in names if name in (wanted, f"{wanted}-1"))
+    ]
 
 
 def mounts_below(folder: Path) -> list[str]:

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,28 @@ def test_the_front_is_nobody_in_particular_and_comes_back_when_it_dies(fronted: 
         fronted.wait_for("it serves", lambda: curl(fronted, f"{https(fronted)}/healthz").returncode == 0)
     others = {role: pid for role, pid in fronted.roles().items() if role != "front"}
     assert {"node", "control", "gateway"} <= set(others) and all(others.values())
+
+
+@needs_caddy
+@needs_curl
+def test_a_rolling_restart_replaces_the_front_too_and_refuses_no_connection(fronted: Platform) -> None:
+    """Requests of their own connections; one that is idle when Caddy ends is closed at once, as Caddy does it."""
+    over, seen = threading.Event(), Counter[int]()
+
+    def call() -> None:
+        while not over.is_set():
+            seen[curl(fronted, f"{https(fronted)}/items/7").returncode] += 1
+
+    caller, before = threading.Thread(target=call), fronted.roles()
+    caller.start()
+    try:
+        fronted.cli("restart", f"--data={fronted.data}", "--rolling")
+    finally:
+        over.set()
+        caller.join(60)
+    assert set(seen) == {0} and seen[0] > 2, seen
+    assert not set(before.values()) & set(fronted.roles().values())
+    assert curl(fronted, f"{https(fronted)}/items/7").returncode == 0
 
 
 @needs_caddy

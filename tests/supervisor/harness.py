@@ -17,13 +17,13 @@ TOY = str(Path(__file__).with_name("toy.py"))
 class Toys:
     """`plan`: (name, how) in starting order; how "listens" gets the public socket."""
 
-    def __init__(self, folder: Path, *plan: tuple[str, str], stop_seconds: float = 5.0) -> None:
+    def __init__(self, folder: Path, *plan: tuple[str, str], stop_seconds: float = 5.0, start_seconds: float = 30.0) -> None:
         self.folder = folder
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.announce_read, announce_write = os.pipe()
         settings = os.memfd_create("settings")
         fds = [settings, self.listener.fileno(), announce_write]
-        words = json.dumps([plan, stop_seconds, fds, str(folder)])
+        words = json.dumps([plan, stop_seconds, fds, str(folder), start_seconds])
         self.process = subprocess.Popen(
             [sys.executable, __file__, words], pass_fds=fds, stderr=(folder / "log").open("ab"), stdin=subprocess.DEVNULL
         )
@@ -56,6 +56,16 @@ class Toys:
             assert time.monotonic() < deadline, f"{what} did not happen; events {self.events()}"
             select.select([], [], [], 0.01)
 
+    def restart(self, signal_number: int) -> dict[str, object]:
+        """Ask for a restart and wait until it is over; what the state file says of it."""
+        before = self.state()["restart"]["number"]
+        self.process.send_signal(signal_number)
+        self.wait(lambda: self.restarted()["number"] > before and not self.restarted()["running"], "the end of the restart")
+        return self.restarted()
+
+    def restarted(self) -> dict[str, object]:
+        return self.state()["restart"]
+
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_SECONDS)
@@ -86,20 +96,31 @@ def _cmdline(pid: int) -> bytes:
         return b""
 
 
-if __name__ == "__main__":
+def main(words: str) -> int:
+    """The supervisor's process; `again FD` and `check FD` are what it becomes, and asks, at a restart."""
+    from dayfly import handover
     from dayfly.supervisor import LISTENER, Role, Supervisor
 
-    plan, stop_seconds, (settings, listener, announce), folder = json.loads(sys.argv[1])
+    plan, stop_seconds, (settings, listener, announce), folder, start_seconds = json.loads(words)
+    held = handover.Held.given(*sys.argv[2:4] if len(sys.argv) > 2 else (f"{settings},{announce},{listener},-1,-1", ""))
+    if handover.CHECK in sys.argv:
+        return int(Path(folder, "broken").exists())
     toys = [
-        Role(name, [sys.executable, TOY, name, how, folder], stop_seconds=stop_seconds, listeners=(LISTENER,) if how == "listens" else ())
+        Role(
+            name, [sys.executable, TOY, name, how, folder], stop_seconds=stop_seconds, listeners=(LISTENER,) if how == "listens" else (),
+            manners={"control": "alone", "egress": "first"}.get(name, ""),
+        )
         for name, how in plan
-    ]
-    supervisor = Supervisor(
+    ]  # fmt: skip
+    return Supervisor(
         toys,
-        settings_fd=settings,
-        listeners={LISTENER: listener},
-        announce_fd=announce,
+        held,
         state_file=f"{folder}/state.json",
         facts={"log_level": "debug", "data": folder},
-    )
-    sys.exit(supervisor.run())
+        command=(sys.executable, __file__, words),
+        start_seconds=start_seconds,
+    ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dayfly.supervisor import LIFELINE, LISTENER, READY, READY_BYTE
+from dayfly.supervisor import LIFELINE, LISTENER, PREPARED_BYTE, READY, READY_BYTE
 
 name, how, folder = sys.argv[1:]
 
@@ -22,8 +22,18 @@ def on_term(*_: object) -> None:
         raise SystemExit
 
 
+def on_relief(*_: object) -> None:
+    note("relieved")
+    raise SystemExit
+
+
 signal.signal(signal.SIGTERM, on_term)
+signal.signal(signal.SIGUSR1, on_relief)
 note("start")
+if Path(folder, f"{name}.ill").exists():
+    os.write(READY, b"it is ill")
+    raise SystemExit(1)
+os.write(READY, PREPARED_BYTE)
 if os.read(LIFELINE, 1) == b"":
     raise SystemExit
 note("go")
@@ -35,7 +45,7 @@ if how == "dies-again" and Path(folder, f"{name}.once").exists():
 Path(folder, f"{name}.once").touch()
 if how == "listens":
     os.fstat(LISTENER)
-if how != "late":
+if how != "late" and not Path(folder, f"{name}.slow").exists():
     note("ready")
     os.write(READY, READY_BYTE)
     os.close(READY)

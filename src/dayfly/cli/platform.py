@@ -1,4 +1,4 @@
-"""Commands about the platform on this machine: up, down, status, doctor."""
+"""Commands about the platform on this machine: up, down, restart, status, doctor."""
 
 import time
 from pathlib import Path
@@ -17,6 +17,7 @@ def register(app: click.Group) -> None:
     """Add the commands."""
     command(app, fields="platform")(up)
     command(app)(down)
+    command(app)(restart)
     command(app)(status)
     command(app)(doctor)
 
@@ -90,6 +91,24 @@ def down(session: Session, data: str, run: str, config: str) -> None:
         output.result(f"not running at {layout.data}" + (f"; cleaned up after {', '.join(leftovers)}" if leftovers else ""))
 
 
+@click.option("--rolling", "rolling", is_flag=True, help="Replace one process after the other while both serve: callers notice nothing.")
+@click.option("--data", "data", default="", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")
+@click.option("--run", "run", default="", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")
+@click.option("--config", "config", default="", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")
+def restart(session: Session, rolling: bool, data: str, run: str, config: str) -> None:
+    """Start every process of the platform again, from what is installed now. Its port stays open, calls under way are finished."""
+    from dayfly.cli import restarting
+
+    _, layout = _here(session, data, run, config)
+    began = time.monotonic()
+    done = restarting.restart(layout, rolling=rolling, tell=(lambda _: None) if session.json else output.message)
+    seconds = round(time.monotonic() - began, 2)
+    if session.json:
+        output.document({"kind": done["kind"], "seconds": seconds, "data": layout.data})
+    else:
+        output.result(f"restarted in {seconds} s")
+
+
 @click.option("--data", "data", default="", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")
 @click.option("--run", "run", default="", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")
 @click.option("--config", "config", default="", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")
@@ -108,7 +127,9 @@ def status(session: Session, data: str, run: str, config: str) -> None:
         raise click.exceptions.Exit(EXIT_UNREACHABLE)
     facts = running.state(layout)
     host = facts.get("host", "")
-    roles = {"supervisor": {"pid": pid, "ready": True, "restarts": 0, "started_at": None}} | facts.get("roles", {})
+    roles = (
+        {"supervisor": {"pid": pid, "ready": True, "restarts": 0, "started_at": None}} | facts.get("roles", {}) | facts.get("leaving", {})
+    )
     for role in roles.values():
         role["memory_bytes"] = running.memory_bytes(role["pid"]) if role.get("pid", 0) > 0 else 0
         role["uptime_seconds"] = round(time.time() - role["started_at"], 1) if role.get("started_at") and role.get("pid") else None

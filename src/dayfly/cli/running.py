@@ -138,7 +138,7 @@ def clear(layout: Layout) -> list[str]:
     Only while the lock is ours or nobody's. Returns a word on each thing that was found."""
     before = state(layout)
     found: list[str] = []
-    for name, role in reversed(list(before.get("roles", {}).items())):
+    for name, role in reversed([*before.get("leaving", {}).items(), *before.get("roles", {}).items()]):
         if _end_leftover(role):
             found.append(name)
     directories.remove_sockets(layout)

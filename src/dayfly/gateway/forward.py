@@ -1,7 +1,8 @@
 """Control paths, passed on: /api/…, /metrics, /openapi.json and whatever else is no invocation goes to control over a Unix socket.
 
 Bodies stream both ways with back-pressure, so a 200 MB bundle never sits in this process. One upstream connection per request: these
-are not the hot path. When control is away the answer is 503 control_unavailable and calls keep flowing. Called by gateway/dispatch.py.
+are not the hot path. When control has gone away requests wait a moment for the next one (it is being replaced); then, and when there never
+was one, the answer is 503 control_unavailable. Calls keep flowing meanwhile. Called by gateway/dispatch.py.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from dayfly.core.model.settings import Settings
 from dayfly.gateway.exchange import HOP_BY_HOP, Request, refusal_answer
 
 HIGH_WATER_BYTES = 256 * 1024
+CONTROL_WAIT_SECONDS = 5.0  # for a control that is being replaced or restored
+AGAIN_SECONDS = 0.02
 
 
 class Forwarder:
@@ -22,6 +25,7 @@ class Forwarder:
     def __init__(self, settings: Settings, api_socket: str) -> None:
         self._settings = settings
         self._path = api_socket
+        self._seen = False  # control was there once
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, request: Request) -> "Forward":
@@ -34,10 +38,18 @@ class Forwarder:
         return forward
 
     async def _connect(self, forward: "Forward") -> None:
-        try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: forward, self._path)
-        except OSError:
-            forward.unreachable()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + CONTROL_WAIT_SECONDS
+        while not forward.over:
+            try:
+                await loop.create_unix_connection(lambda: forward, self._path)
+                self._seen = True
+                return
+            except OSError:
+                if loop.time() >= until or not self._seen:
+                    forward.unreachable()
+                    return
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 class Forward(asyncio.Protocol):
@@ -53,7 +65,7 @@ class Forward(asyncio.Protocol):
         self._reading_client = True
         self._complete = False
         self._begun = False
-        self._over = False
+        self.over = False
         self._headers: list[tuple[bytes, bytes]] = []
 
     def _head(self) -> bytes:
@@ -70,7 +82,7 @@ class Forward(asyncio.Protocol):
     # ---- from the client (Sink) ------------------------------------------------------------------------------------------------
 
     def body(self, chunk: bytes) -> None:
-        if self._over:
+        if self.over:
             return
         self._body_max -= len(chunk)
         if self._body_max < 0:
@@ -80,11 +92,11 @@ class Forward(asyncio.Protocol):
 
     def complete(self) -> None:
         self._complete = True
-        if self._request.coded and not self._over:
+        if self._request.coded and not self.over:
             self._upstream(b"0\r\n\r\n")
 
     def left(self) -> None:
-        self._over = True
+        self.over = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -109,7 +121,7 @@ class Forward(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but ancestry
-        if self._over:
+        if self.over:
             transport.abort()
             return
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
@@ -137,7 +149,7 @@ class Forward(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.resume_writing()
-        if not self._over:
+        if not self.over:
             self._fail(Refusal("control_unavailable", "Control ended before it answered.", retry_after_seconds=1.0))
 
     def unreachable(self) -> None:
@@ -148,9 +160,9 @@ class Forward(asyncio.Protocol):
         self._fail(Refusal("control_unavailable", "Control is not there; it is being restarted.", retry_after_seconds=1.0))
 
     def _fail(self, refusal: Refusal) -> None:
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         if self._transport is not None:
             self._transport.abort()
         if self._begun:
@@ -164,7 +176,7 @@ class Forward(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._over:
+        if self.over:
             return
         length = -1
         lines = []
@@ -179,15 +191,15 @@ class Forward(asyncio.Protocol):
             self.on_message_complete()  # the parser would wait for the body whose length the answer to a HEAD names
 
     def on_body(self, chunk: bytes) -> None:
-        if not self._over:
+        if not self.over:
             self._request.send(chunk)
             if self._request.connection.write_paused:
                 self.writable(False)
 
     def on_message_complete(self) -> None:
-        if self._over or not self._begun:
+        if self.over or not self._begun:
             return
-        self._over = True
+        self.over = True
         if self._transport is not None:
             self._transport.close()
         self._request.finish()

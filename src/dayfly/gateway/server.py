@@ -278,7 +278,7 @@ class Connection(asyncio.Protocol):
             self.deadline = time.monotonic() + (settings.header_timeout_seconds if self._in_head else settings.body_timeout_seconds)
         elif self._current is None:
             self.deadline = time.monotonic() + settings.idle_timeout_seconds
-            if self.site.stopping or self._ended:
+            if (self.site.stopping and not self.site.polite) or self._ended:
                 self._close()
 
     def answered(self, request: Request) -> None:
@@ -342,6 +342,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     @property
+    def receiving(self) -> bool:
+        return self._request is not None or bool(self._queue)
+
+    @property
     def write_paused(self) -> bool:
         return self._write_paused
 
@@ -392,5 +396,5 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def close_when_idle(self) -> None:
-        if self._current is None and self._request is None and not self._queue:
+        if self._current is None and not self.receiving and not self.closing:
             self._close()

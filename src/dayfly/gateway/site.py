@@ -28,6 +28,11 @@ class Client(Protocol):
     peer: str
     deadline: float
 
+    @property
+    def receiving(self) -> bool:
+        """Whether a request is on its way in."""
+        ...
+
     def timed_out(self) -> None: ...
 
     def close_when_idle(self) -> None: ...
@@ -47,7 +52,8 @@ class Site:
         self._proxies = Proxies(settings.trusted_proxies)
         self.requests = 0
         self.buffered = 0  # bytes of request bodies in memory
-        self.stopping = False
+        self.stopping = False  # each connection's next answer is its last, and says so
+        self.polite = False  # and none is closed before it had one, for others serve already
         self.date = b""
         self.tick()
 
@@ -62,12 +68,25 @@ class Site:
     def stop(self) -> None:
         """Take no new requests; idle connections close, busy ones close after their answer."""
         self.stopping = True
+        self.close_idle()
+
+    def leave_politely(self) -> None:
+        """Others take new connections. On those that are here, the next answer is the last: closing one while a request is on its way to it
+        would look to its client like a failure."""
+        self.stopping = self.polite = True
+
+    def close_idle(self) -> None:
         for connection in list(self.connections):
             connection.close_when_idle()
 
+    @property
+    def receiving(self) -> bool:
+        """Whether a request is on its way in on any connection."""
+        return any(connection.receiving for connection in self.connections)
+
     def join(self, connection: Client) -> Refusal | None:
         """Count a new connection in, or say why it is one too many."""
-        if len(self.connections) >= self.settings.connections_max or self.stopping:
+        if len(self.connections) >= self.settings.connections_max or (self.stopping and not self.polite):
             return Refusal("overloaded", "This gateway has all the connections it takes.", retry_after_seconds=1.0)
         if self._counts(connection.peer):
             peer = network_of(connection.peer)

@@ -95,6 +95,8 @@ class Letter(Request):
 class Socket(asyncio.Protocol):
     """One client's WebSocket: first the sink of the request that asks for it, then the transport's protocol."""
 
+    receiving = False  # what comes is calls, and those are counted
+
     def __init__(self, request: Request, namespace: str, head: bytes, admit: Admit, sockets: Sockets) -> None:
         self.id = secrets.token_urlsafe(12)
         self.peer = request.connection.peer
@@ -325,7 +327,8 @@ class Socket(asyncio.Protocol):
             self._flush()
 
     def close_when_idle(self) -> None:
-        self.close(GOING_AWAY, "the platform is stopping")
+        if not self.closing:
+            self.close(GOING_AWAY, "the platform is stopping")
 
     def abort(self) -> None:
         self.closing = True

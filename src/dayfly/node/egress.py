@@ -15,7 +15,6 @@ import contextlib
 import encodings.idna  # noqa: F401  # uvloop needs it at the first connection, when this user may not read the interpreter's folder
 import errno
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -32,11 +31,10 @@ from dayfly.core.wire import dns
 from dayfly.core.wire import egress as wire
 from dayfly.node import egress_dns, egress_proxy
 from dayfly.node.egress_flow import Flow, family, reset
-from dayfly.node.egress_link import Namespace, NodeLink, peer
+from dayfly.node.egress_link import Namespace, NodeLink, affordable_connections, peer, private_door
 from dayfly.sandbox import netlink
 
 _BATCH = 32  # accepts or datagrams taken in one go before others get their turn
-_SPARE_DESCRIPTORS = 256
 _log = structlog.get_logger()
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -50,7 +48,8 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
 
 async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
+    stopping, relieved = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, relieved.set)  # a successor listens: stay for the nodes that are connected, and no longer
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_reader(lifeline, stopping.set)  # nobody writes after the start: readable means end-of-file
@@ -58,11 +57,22 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
         broker = Broker(settings, os.stat(layout.run).st_uid, tasks)
         broker.listen(layout.egress_socket)
         ready()
+        left = tasks.create_task(_left(broker, relieved, stopping))
         await stopping.wait()
+        left.cancel()
         loop.remove_reader(lifeline)
         broker.close()
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(layout.egress_socket)
+    if not relieved.is_set():  # else the name is the successor's
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(layout.egress_socket)
+
+
+async def _left(broker: "Broker", relieved: asyncio.Event, stopping: asyncio.Event) -> None:
+    """Stop once a successor is there and the last node has gone."""
+    await relieved.wait()
+    broker.refuse()
+    await broker.deserted.wait()
+    stopping.set()
 
 
 class Refused(Exception):
@@ -84,9 +94,10 @@ class Broker:
         self._links: set[NodeLink] = set()
         self._parked: set[Namespace] = set()
         self._connections = 0
-        self._connections_max = _affordable_connections(settings)
+        self._connections_max = affordable_connections(settings)
         self._queries = 0
         self._door: socket.socket | None = None
+        self.deserted = asyncio.Event()  # nobody may connect, and nobody is connected
 
     def __repr__(self) -> str:
         namespaces = sum(len(link.namespaces) for link in self._links)
@@ -94,12 +105,7 @@ class Broker:
 
     def listen(self, path: str) -> None:
         """Wait for the node at this path; a socket left by a predecessor is replaced."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        self._door.bind(path)
-        os.chmod(path, 0o600)
-        self._door.listen(8)
+        self._door = private_door(path)
         self._loop.add_reader(self._door, self._admit)
 
     def _admit(self) -> None:
@@ -117,12 +123,21 @@ class Broker:
 
     def forget(self, link: NodeLink) -> None:
         self._links.discard(link)
+        if self._door is None and not self._links:
+            self.deserted.set()
 
-    def close(self) -> None:
-        """End everything; tasks that were cancelled end in their TaskGroup."""
+    def refuse(self) -> None:
+        """Take no further node."""
         if self._door:
             self._loop.remove_reader(self._door)
             self._door.close()
+            self._door = None
+        if not self._links:
+            self.deserted.set()
+
+    def close(self) -> None:
+        """End everything; tasks that were cancelled end in their TaskGroup."""
+        self.refuse()
         for link in list(self._links):
             link.close()
         self._routes.close()
@@ -381,10 +396,3 @@ def _from_there(ancillary: Ancillary) -> Ancillary:
         if level == socket.IPPROTO_IP and kind == getattr(socket, "IP_PKTINFO", 8):
             return [(level, kind, bytes(4) + data[8:12] + bytes(4))]  # struct in_pktinfo: interface, source, destination
     return []
-
-
-def _affordable_connections(settings: Settings) -> int:
-    """As many as the limit of open files leaves; two descriptors a connection, two a namespace."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    left = limit - _SPARE_DESCRIPTORS - 2 * settings.instances_max - settings.egress_queries_max
-    return max(1, min(settings.egress_connections_max, left // 2))

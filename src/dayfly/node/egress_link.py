@@ -6,6 +6,7 @@ Must never trust more than the sender's uid: what arrives is checked, and anythi
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import struct
 from typing import Protocol
@@ -14,9 +15,11 @@ import structlog
 
 from dayfly.core.decide.egress import Pins
 from dayfly.core.model.egress import Policy, Reach, policy
+from dayfly.core.model.settings import Settings
 from dayfly.core.wire import egress as wire
 from dayfly.node.egress_flow import Meter
 
+_SPARE_DESCRIPTORS = 256
 _BATCH = 32  # packets taken in one go before others get their turn
 _CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger()
@@ -157,3 +160,21 @@ def _namespace(asked: wire.Request, sockets: list[socket.socket], keeper: Keeper
         _log.error("egress_rules_unreadable", reason=str(error))
         allowed = policy("list", (), keeper.reach)
     return Namespace(asked.namespace, listener, resolver, allowed, Meter(keeper.bytes_per_second))
+
+
+def private_door(path: str) -> socket.socket:
+    """Listening for nodes at this path, for root and our own user alone."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    door.bind(path)
+    os.chmod(path, 0o600)
+    door.listen(8)
+    return door
+
+
+def affordable_connections(settings: Settings) -> int:
+    """As many as the limit of open files leaves; two descriptors a connection, two a namespace."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    left = limit - _SPARE_DESCRIPTORS - 2 * settings.instances_max - settings.egress_queries_max
+    return max(1, min(settings.egress_connections_max, left // 2))

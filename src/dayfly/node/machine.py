@@ -15,11 +15,10 @@ import msgspec
 from dayfly.core.decide import isolate
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
+from dayfly.node.berth import Berth
 from dayfly.node.outfit import Outfit
 from dayfly.sandbox import cgroup, features, network, privileges
 from dayfly.sandbox.syscalls import CLONE_NEWNS, CLONE_NEWUTS
-
-NOTE = "node.cgroups"  # in RUN: where this node's control groups are, for whoever comes after a kill -9
 
 
 class Walls(NamedTuple):
@@ -61,7 +60,8 @@ class Machine:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         self.settings = settings
         self.root = os.geteuid() == 0
-        first, count = privileges.instance_uids(layout.data)
+        self.berth = Berth.take(layout)
+        first, count = self.berth.share(*privileges.instance_uids(layout.data))
         found = features.probe(first, userns=True)
         own_cgroup = Path("/proc/self/cgroup").read_text()
         self.in_user_namespace = not self.root and found["user_namespaces"] is True
@@ -69,11 +69,9 @@ class Machine:
             features.enter_user_namespace(CLONE_NEWNS | CLONE_NEWUTS)  # a host name of our own, to come back to (sandbox/door.py)
         self.uids = Uids(first, count)
         place = cgroup.find_place(Path("/proc/self/mountinfo").read_text(), own_cgroup, privileged=self.root)
-        self._note = Path(layout.run, NOTE)
-        cgroup.clean_noted(self._note, cgroup.tag(layout.data))
-        self.groups = cgroup.Groups(place, cgroup.tag(layout.data))
+        self.groups = cgroup.Groups(place, self.berth.tag)
         with contextlib.suppress(FileNotFoundError):  # no RUN: somebody only asks what this machine can do
-            self._note.write_text("".join(f"{folder}\n" for folder in self.groups.roots()))
+            self.berth.note.write_text("".join(f"{folder}\n" for folder in self.groups.roots()))
         self.networks = network.Pool(layout.egress_socket, ready=8)
         reached = self.networks.available()
         self.features: features.Features = found | self.groups.available() | reached | {"net_namespaces": reached["netns"]}
@@ -160,4 +158,5 @@ class Machine:
     def close(self) -> None:
         self.networks.close()
         self.groups.close()
-        self._note.unlink(missing_ok=True)
+        self.berth.note.unlink(missing_ok=True)
+        self.berth.leave()

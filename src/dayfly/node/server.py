@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -24,25 +23,22 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire import node as wire
 from dayfly.node import leftovers
+from dayfly.node.berth import Berth
 from dayfly.node.build import Build, Builder
 from dayfly.node.client import Client
+from dayfly.node.door import Door
 from dayfly.node.instances import Instances
 from dayfly.node.log import configure, log
-from dayfly.node.machine import NOTE, Machine
+from dayfly.node.machine import Machine
 from dayfly.node.nursery import Zygote
 from dayfly.sandbox import cgroup, mounts, privileges
 from dayfly.sandbox.syscalls import CLONE_NEWUTS
 
-CLIENTS_MAX = 64
 OUTBOX_MAX = 4096  # messages waiting for a client that does not read; then it is disconnected
 DESCRIPTORS_MAX = 8
 LATE_SECONDS = 0.002  # that an instance was accepted may be told so much later
 IDLE_SECONDS = 1.0  # how often an idle node looks after its pools
-_PEER = struct.Struct("3i")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
-
-
-_FROM_CONTROL, _FROM_GATEWAY = (wire.Ask, wire.Build), (wire.Start, wire.Kill)
 
 
 class Node:
@@ -54,19 +50,18 @@ class Node:
         self.started_as_root = os.geteuid() == 0
         self.users = privileges.role_users(layout.data, settings.user)
         self.machine = Machine(settings, layout)
-        self.allowed = self._allowed()
         self.poll = epoll()
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.instances = Instances(self.machine, layout, self._watch_zygote, self._watch)
         self.builder = Builder(self.machine, layout, self.users["control"].uid if self.started_as_root else 0)
         self.clients: set[Client] = set()
-        self.ending = False
+        self.ending = self.relieved = False
         self.last_start = 0.0
         self.late: set[Client] = set()  # those with news that nobody waits for, to be sent at late_at or with other news
         self.late_at = 0.0
         self.full: set[int] = set()  # descriptors watched for room to write
         self.work_left = True
-        self.listener = self._listen()
+        self.door = Door(layout, self.machine.berth.number, self.users if self.started_as_root else {})
 
     def __repr__(self) -> str:
         return f"<Node {self.instances!r} clients={len(self.clients)} builds={len(self.builder)}>"
@@ -78,8 +73,8 @@ class Node:
         wake = self._catch_signals()
         self._register(wake, lambda _: self._woken(wake))
         self._register(lifeline, lambda _: self._stop())
-        self._register(self.listener.fileno(), lambda _: self._accept())
-        while not self.ending:
+        self._register(self.door.listener.fileno(), lambda _: self._accept())
+        while not self.ending and not (self.relieved and not self.clients):
             for descriptor, events in self.poll.poll(self._patience()):
                 handler = self.handlers.get(descriptor)
                 if handler is not None:
@@ -129,7 +124,15 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGUSR1, lambda *_: self._relieve())
         return wake
+
+    def _relieve(self) -> None:
+        """A successor has our socket's name: stay for the clients that are here, and no longer."""
+        self.relieved = True
+        if self.door.listener.fileno() >= 0:
+            self._unregister(self.door.listener.fileno())
+            self.door.close(ours=False)
 
     def _stop(self) -> None:
         self.ending = True
@@ -188,42 +191,12 @@ class Node:
 
     # Clients
 
-    def _listen(self) -> socket.socket:
-        path = Path(self.layout.node_socket)
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
-        if self.started_as_root:
-            os.chown(path, self.users["control"].uid, self.users["gateway"].gid)
-            path.chmod(0o660)
-        listener.listen(64)
-        return listener
-
-    def _allowed(self) -> dict[int, tuple[type[wire.ToNode], ...]]:
-        """Which messages come from whom, by uid."""
-        everything = _FROM_CONTROL + _FROM_GATEWAY
-        if not self.started_as_root:  # in a user namespace our own user is 0, and root of the machine has no number
-            return {os.geteuid(): everything, 0: everything}
-        return {self.users["control"].uid: _FROM_CONTROL, self.users["gateway"].uid: _FROM_GATEWAY, 0: everything}
-
     def _accept(self) -> None:
-        try:
-            sock, _ = self.listener.accept()
-        except OSError:
+        client = self.door.accept(len(self.clients))
+        if client is None:
             return
-        _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        if uid not in self.allowed or len(self.clients) >= CLIENTS_MAX:
-            log("warning", "client_refused", uid=uid, clients=len(self.clients))
-            sock.close()
-            return
-        sock.setblocking(False)
-        client = Client(sock, self.allowed[uid])
         self.clients.add(client)
-        self._register(sock.fileno(), lambda events: self._client_event(client, events))
+        self._register(client.socket.fileno(), lambda events: self._client_event(client, events))
 
     def _client_event(self, client: Client, events: int) -> None:
         if events & EPOLLOUT:
@@ -336,9 +309,7 @@ class Node:
 
     def close(self) -> None:
         """Kill everything, wait for it, remove what the machine keeps of it."""
-        with contextlib.suppress(OSError):
-            Path(self.layout.node_socket).unlink(missing_ok=True)
-        self.listener.close()
+        self.door.close(ours=not self.relieved)
         for client in self.clients:
             client.gone = True
             client.socket.close()
@@ -375,11 +346,13 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
     try:
         default = f"python{sys.version_info.major}.{sys.version_info.minor}"
         missing = {name: why for name, why in isolate.walls(node.machine.features).items() if why is not True}
-        if node.started_as_root and (left := leftovers.remove_all(layout.builds, node.users["control"].uid)):
+        alone = node.machine.berth.is_alone
+        if alone and node.started_as_root and (left := leftovers.remove_all(layout.builds, node.users["control"].uid)):
             log("info", "builds_removed", layers=left)
         log("warning" if missing else "info", "walls", missing=missing, interpreters=node.machine.interpreters)
         if default in node.machine.interpreters:
             node.instances.warm(default)
+        node.door.appear()
         ready()
         node.serve(lifeline)
     finally:
@@ -387,13 +360,14 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
 
 
 def cleanup(layout: Layout) -> None:
-    """Remove what a killed node of this data directory left on the machine. Harmless when there is nothing."""
-    cgroup.clean_noted(Path(layout.run, NOTE), cgroup.tag(layout.data))
+    """Remove what killed nodes of this data directory left on the machine. Harmless when there is nothing."""
     mountinfo, own = (Path("/proc/self", name).read_text() for name in ("mountinfo", "cgroup"))
     place = cgroup.find_place(mountinfo, own, privileged=os.geteuid() == 0)
-    for folder in place.tagged(cgroup.tag(layout.data)):
-        with contextlib.suppress(OSError):
-            cgroup.clean(folder)
+    for berth in Berth.all(layout):
+        berth.clean()
+        for folder in place.tagged(berth.tag):
+            with contextlib.suppress(OSError):
+                cgroup.clean(folder)
 
 
 __all__ = ["Build", "Node", "cleanup", "run"]

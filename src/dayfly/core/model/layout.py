@@ -8,7 +8,7 @@ Owners when started by root (C, G, E, F = users and groups of control, gateway, 
     DATA/layers/      C    0711   DIGEST/ folders, read-only trees of installed dependencies
     DATA/builds/      C    0711   DIGEST/{requirements.txt,out/} while an installer runs
     DATA/front/       F    0700   certificates, their keys, the TLS front's configuration; only with `domain`
-    RUN/              root 0711   node.sock (C:G 0660), supervisor.pid, supervisor.lock
+    RUN/              root 0711   node.sock (C:G 0660), node-N.lock (berths), supervisor.pid, supervisor.lock, state.json
     RUN/control/      C:G  2710   link.sock, api.sock (C:G 0660: control listens, the gateway connects)
     RUN/egress/       E    0700   egress.sock (0600: the broker listens, the node, as root, connects)
 
