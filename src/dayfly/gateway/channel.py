@@ -292,6 +292,10 @@ class Channel:
         if self._paused == 0 and self._socket is not None:
             self._loop.add_reader(self._socket, self._readable)
 
+    @property
+    def is_paused(self) -> bool:
+        return self._paused > 0  # answers may wait unread
+
     def read_out(self) -> None:
         """The instance is dead: report what it had still written, all of it."""
         while self._socket is not None and not self._ended:
