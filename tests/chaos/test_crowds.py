@@ -14,7 +14,7 @@ from tests.chaos.conftest import SEED, New
 from tests.chaos.crowd import Crowd, clients_max
 from tests.chaos.judge import Judge
 
-CLIENTS = clients_max(int(os.environ.get("CHAOS_CLIENTS", "2000")))
+CLIENTS = clients_max(int(os.environ.get("CHAOS_CLIENTS", "10000")))
 PIECES = 4
 AT_ONCE, CAPACITY = 500, 100
 
@@ -58,7 +58,7 @@ def test_clients_that_speak_too_slowly_are_told_so_and_nothing_of_theirs_runs(ne
 
 
 def test_idle_connections_cost_the_others_nothing_and_can_still_call(judge: Judge) -> None:
-    count = clients_max(min(5000, 5 * CLIENTS // 2))
+    count = clients_max(min(5000, CLIENTS))
     with Crowd(judge) as crowd, Load(judge, ("steady",), threads=2) as load:
         crowd.open(count)
         load.wait_answers(50)

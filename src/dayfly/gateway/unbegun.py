@@ -28,8 +28,9 @@ def _look(loop: asyncio.AbstractEventLoop, entry: Entry, carry_out: Callable[[En
     missing -= set(entry.socket.untaken())
     for channel in entry.channels.values():
         missing -= set(channel.running(entry.pool.limits.concurrency))
-    unread = any(channel.is_paused for channel in entry.channels.values())
-    if missing and (unread or looks < len(LOOKS_SECONDS)):
+    all_read = all([channel.read() for channel in list(entry.channels.values())])  # an answer may be all that is left of a call
+    missing &= entry.pool.offered.keys()
+    if missing and (not all_read or looks < len(LOOKS_SECONDS)):
         loop.call_later(LOOKS_SECONDS[min(looks, len(LOOKS_SECONDS) - 1)], _look, loop, entry, carry_out, missing, looks + 1)
     elif missing:
         entry.pool.returned(missing, time.monotonic())

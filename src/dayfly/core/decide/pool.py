@@ -194,7 +194,8 @@ class Pool:
         return True
 
     def expired(self, holders: dict[int, str], now: float) -> None:
-        """Deadlines: calls past theirs are answered; an instance that holds one is ended. `holders`: seq → instance, from the slots."""
+        """Deadlines: calls past theirs are answered; an instance that holds one is ended. `holders`: seq → instance for each offered call that
+        was taken; '' where nobody knows by whom. Such a call may have run."""
         while (waited := self.waiting.pop_late(now)) is not None:
             self._answer(waited, "queue_timeout", self.wait_seconds)
         late = overdue(self.offered.values(), now)
@@ -202,7 +203,7 @@ class Pool:
             del self.offered[call.seq]
             holder = holders.get(call.seq)
             self._answer(call, "queue_timeout" if holder is None else "function_timeout")
-            if holder is not None:
+            if holder:
                 self._effects.append(Kill(holder, "function_timeout"))
             else:
                 self._effects += [Kill(name, "function_timeout") for name in stuck(self.instances.values(), call, self._last_finish_at)]
