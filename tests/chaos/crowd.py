@@ -1,4 +1,4 @@
-"""Thousands of clients in one thread: each is a connection that sends its request as slowly as it is told to, and tells the judge its answer."""
+"""Thousands of clients in one thread: each is a connection that sends as slowly as it is told to, and tells the judge what it hears."""
 
 import errno
 import resource

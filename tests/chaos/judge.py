@@ -1,7 +1,7 @@
 """Who tells what became of every call: the callers say what they were answered, the functions say what they ran.
 
-A function of these tests sends a word to a socket that lies beside its code when it begins a call and when it ends it. The socket is the
-test's own, so what was said is lost with no process of the platform's. From both sides follows the law that `Judge.settle` holds every call to:
+A function of these tests sends a word to a socket that lies beside its code when it begins a call and when it ends it. The socket is
+the test's own, so what was said is lost with no process of the platform's. From both sides follows the law of `Judge.settle`:
 
 - answered well: begun exactly once, and by the answer's own words it is this call's;
 - refused (429, 503, 504 `queue_timeout`; with Retry-After) or never sent: not begun, not then and not later;
@@ -53,8 +53,8 @@ def handler(event, context):
 """
 
 NEVER_RAN = frozenset(
-    ("queue_full", "queue_timeout", "deadline_out_of_reach", "overloaded", "too_many_connections", "shutting_down", "start_failed", "init_failed",
-     "control_unavailable", "function_not_found", "request_timeout", "bad_request")
+    ("queue_full", "queue_timeout", "deadline_out_of_reach", "overloaded", "too_many_connections", "shutting_down", "start_failed",
+     "init_failed", "control_unavailable", "request_timeout")
 )  # fmt: skip
 MAY_HAVE_RUN = frozenset(("function_crashed", "function_timeout", "function_error", "function_bad_answer"))
 LAMBDA = {"Runtime.ExitError": "function_crashed", "Sandbox.Timedout": "function_timeout", "Runtime.InitError": "init_failed",
@@ -207,7 +207,8 @@ class Judge:
                 if call not in self.excused and not least <= len(begun) <= most:
                     self.faults.append(f"{call} was told {told}, begun at {begun} and ended {self.ended[call]} times")
             self.faults += [f"{call} was begun, and nobody asked for it" for call in self.begun.keys() - self.told.keys()]
-            assert not self.faults, f"{len(self.faults)} faults; {self}:\n" + "\n".join(self.faults[:10]) + f"\n{self.platform.log_text()[-3000:]}"
+            log = self.platform.log_text()[-3000:]
+            assert not self.faults, "\n".join([f"{len(self.faults)} faults; {self}:", *self.faults[:10], log])
             return self.counts
 
     @property

@@ -22,7 +22,7 @@ def test_an_answer_that_came_in_time_is_given_although_nobody_was_there_to_read_
         async def handler(call: TakenCall) -> FakeAnswer:
             await call.instance.send(frames.RESULT, 0, 200, 10, call.seq, b"", b"in time")
             call.instance._page[: frames.SLOT.size] = frames.SLOT.pack(0, 0)
-            time.sleep(0.5)  # noqa: ASYNC251 (the gateway shares this loop: it stops with us)
+            time.sleep(0.5)  # the gateway shares this loop: it stops with us
             rig.fleet.tick(rig.known)
             return FakeAnswer(streamed=True)
 

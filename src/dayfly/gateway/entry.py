@@ -94,8 +94,8 @@ class Entry:
             pool.expired({}, at)
 
     def _holders(self) -> dict[int, str]:
-        """Who has each call that was taken. First the pages, then the answers, then the socket: each call stands in one of them at least, and
-        one that was answered in time is answered by this (after a suspension, many answers lie there)."""
+        """Who has each call that was taken; '' where no page says it. First the pages, then the answers, then the socket: each call stands
+        in one of them at least, and those whose answer lies there unread (after a suspension, many) are answered by this."""
         slots = self.pool.limits.concurrency
         marked = {seq: channel.id for channel in self.channels.values() for seq in channel.running(slots)}
         for channel in list(self.channels.values()):

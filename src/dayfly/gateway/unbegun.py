@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from dayfly.gateway.entry import Entry
 
-LOOKS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.4)  # from one look to the next; after the last, an offered call that nobody ever held was never begun
+LOOKS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.4)  # before each look; at the last, an offered call that nobody ever held was never begun
 
 
 def return_unbegun(loop: asyncio.AbstractEventLoop, entry: Entry, carry_out: Callable[[Entry], None]) -> None:
@@ -28,7 +28,7 @@ def _look(loop: asyncio.AbstractEventLoop, entry: Entry, carry_out: Callable[[En
     missing -= set(entry.socket.untaken())
     for channel in entry.channels.values():
         missing -= set(channel.running(entry.pool.limits.concurrency))
-    all_read = all([channel.read() for channel in list(entry.channels.values())])  # an answer may be all that is left of a call
+    all_read = {channel.read() for channel in list(entry.channels.values())} <= {True}  # an answer may be all that is left of a call
     missing &= entry.pool.offered.keys()
     if missing and (not all_read or looks < len(LOOKS_SECONDS)):
         loop.call_later(LOOKS_SECONDS[min(looks, len(LOOKS_SECONDS) - 1)], _look, loop, entry, carry_out, missing, looks + 1)
