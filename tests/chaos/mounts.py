@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_FS = 0x20000, 0x200
-MS_REC, MS_PRIVATE = 16384, 1 << 18
+MS_REC, MS_PRIVATE, MNT_DETACH = 16384, 1 << 18, 2
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,6 +38,11 @@ def small_disk(folder: Path, size: str) -> None:
     """A disk of `size` at `folder`, for this thread and what it starts."""
     folder.mkdir(parents=True, exist_ok=True)
     checked(LIBC.mount(b"dayfly-test", bytes(folder), b"tmpfs", 0, f"size={size},mode=0755".encode()))
+
+
+def no_disk(folder: Path) -> None:
+    """Take it away again, so that the folder can go."""
+    checked(LIBC.umount2(bytes(folder), MNT_DETACH))
 
 
 def checked(result: int) -> None:

@@ -171,22 +171,17 @@ def test_a_call_begun_by_an_instance_that_dies_is_told_so_and_the_others_still_r
 
 def test_calls_received_but_never_begun_by_a_dying_instance_run_elsewhere():
     async def handler(call: TakenCall) -> FakeAnswer | None:
-        if len(rig_instances) == 1:
+        if call.instance is behaviour.instances[0]:
             raise Crash()
         return FakeAnswer(b'"second"')
 
-    rig_instances: list[object] = []
+    behaviour = Behaviour(handler, marks=False)
 
     async def main():
-        behaviour = Behaviour(handler, marks=False)
-        rig_instances_ref = behaviour.instances
         async with gateway(behaviour) as rig:
-            rig_instances.append(0)
             rig.serve(function(max_instances=1))
-            call = asyncio.ensure_future(rig.request("GET", "/function/hello"))
-            await until(lambda: rig_instances_ref and rig_instances_ref[0].closed)
-            rig_instances.append(0)
-            assert (await call)[::2] == (200, b'"second"')
+            assert (await rig.request("GET", "/function/hello"))[::2] == (200, b'"second"')
+            assert len(behaviour.instances) == 2
 
     run(main())
 
