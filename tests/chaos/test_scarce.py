@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import mounts
+from tests.chaos import apart
 from tests.chaos.callers import Line, Load
 from tests.chaos.conftest import New
 from tests.chaos.crowd import Crowd
@@ -125,14 +125,15 @@ def test_the_disk_is_full_and_roles_die_meanwhile() -> None:
 
     def body() -> None:
         platform = Platform()
+        apart.own_mounts()
         try:
-            mounts.small_disk(platform.data, "24m")
+            apart.small_disk(platform.data, "24m")
             platform.start()
             judge = Judge(platform)
             judge.deploy("steady", min_instances=1)
             with Load(judge, ("steady",), threads=3) as load:
                 load.wait_answers(10)
-                filler = mounts.fill(platform.data)
+                filler = apart.fill(platform.data)
                 load.wait_answers(20)
                 status, error = deploy(platform, HELLO + "#" * 2_000_000)
                 assert (status != "deployed") and error["code"] == "storage_full", (status, error)
@@ -149,10 +150,10 @@ def test_the_disk_is_full_and_roles_die_meanwhile() -> None:
             assert platform.stop() == 0
         finally:
             platform.stop()
-            mounts.no_disk(platform.data)
+            apart.no_disk(platform.data)
             platform.close()
 
-    mounts.apart(body)
+    apart.in_a_thread(body)
 
 
 def deployed(platform: Platform) -> bool:

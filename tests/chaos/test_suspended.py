@@ -1,4 +1,8 @@
-"""The machine is suspended: every process of the platform stops at once, and goes on later. CHAOS_STOPPED_SECONDS says how much later."""
+"""Time: the machine is suspended, a role stops for a while, the machine has just booted.
+
+CHAOS_STOPPED_SECONDS says how long everybody stops; a full day has 30. Clocks on the wall that jump are tried where `now` is an argument
+(tests/control/test_deploy.py for code on disk, tests/core/test_limits.py for quotas): nothing else in a call's life looks at them.
+"""
 
 import os
 import signal
@@ -7,10 +11,12 @@ from contextlib import suppress
 
 import pytest
 
+from tests.chaos import apart
 from tests.chaos.callers import Load
 from tests.chaos.conftest import STOPPED_SECONDS, New
 from tests.chaos.crowd import Crowd
 from tests.chaos.judge import Judge
+from tests.e2e.harness import Platform
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +66,25 @@ def test_one_role_stops_for_a_while_and_goes_on(judge: Judge, role: str) -> None
     counts = judge.settle()
     assert not counts["cut"], judge
     assert judge.platform.roles() == roles, "nobody was taken for dead"
+
+
+@pytest.mark.root
+def test_the_machine_has_just_booted() -> None:
+    """The monotonic clock is near zero, where "never" and "long ago" are easily taken for each other."""
+
+    def body() -> None:
+        apart.just_booted()
+        with Platform() as platform:
+            judge = Judge(platform)
+            judge.deploy("steady", min_instances=1)
+            judge.deploy("other", keep_alive_seconds=1)
+            with Load(judge, ("steady", "other"), threads=4) as load:
+                load.wait_answers(100)
+            counts = judge.settle()
+            judge.close()
+            assert set(counts) == {"answered"}, judge
+
+    try:
+        apart.in_a_thread(body)
+    except OSError as error:
+        pytest.skip(f"no time namespaces here: {error}")
