@@ -259,10 +259,28 @@ def test_old_versions_are_forgotten_but_for_those_an_alias_names() -> None:
                 described = await w.control.functions.describe("default", "hello")
                 assert [version.number for version in described.versions] == [1, 4, 5]
                 assert len(names(layout.code)) == 5, "folders stay for calls that run"
-                now = time.time()
-                assert await w.control.folders.sweep(now) == []
-                assert len(await w.control.folders.sweep(now + 10_000)) == 2
+                now, steady = time.time(), time.monotonic()
+                assert await w.control.folders.sweep(now, steady) == []
+                assert len(await w.control.folders.sweep(now + 10_000, steady + 10_000)) == 2
                 assert names(layout.code) == sorted(version.code_digest for version in described.versions)
+
+    run(main())
+
+
+def test_a_clock_that_is_put_forward_or_back_takes_no_code_from_calls_that_run() -> None:
+    """Grace is time that has passed. After a jump it begins anew, by whichever clock the marks were made."""
+
+    async def main() -> None:
+        with folders() as layout:
+            async with world(layout, versions_kept=1) as w:
+                for n in range(2):
+                    await w.deploy({"hello.py": f"x = {n}"})
+                sweep, now, steady = w.control.folders.sweep, time.time(), time.monotonic()
+                assert await sweep(now, steady) == []
+                assert await sweep(now + 1e6, steady + 1) == [], "forward"
+                assert await sweep(now - 1e6, steady + 2) == [], "back"
+                assert await sweep(now - 1e6 + 500, steady + 502) == []
+                assert len(await sweep(now - 1e6 + 1000, steady + 1002)) == 1, "and the time is up all the same"
 
     run(main())
 
@@ -277,8 +295,9 @@ def test_a_folder_that_a_deploy_needs_is_never_swept() -> None:
                 async with asyncio.timeout(10):
                     while not w.node.built:
                         await asyncio.sleep(0)
-                await w.control.folders.sweep(1.0)
-                assert await w.control.folders.sweep(1e9) == [] and len(names(layout.code)) == 1
+                now, steady = time.time(), time.monotonic()
+                await w.control.folders.sweep(now, steady)
+                assert await w.control.folders.sweep(now + 1e9, steady + 1e9) == [] and len(names(layout.code)) == 1
                 gate.set()
                 assert deployed(await deploy).version == 1
 

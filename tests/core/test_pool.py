@@ -192,6 +192,24 @@ def test_when_the_last_instance_is_gone_the_socket_is_emptied_and_its_calls_wait
     assert two.state == WAITING
 
 
+def test_a_call_that_waits_for_one_failing_start_after_another_is_told_what_keeps_them_from_starting():
+    """There is always another start under way, so it is never the last hope that fails: no reason to blame the function."""
+    pool = Pool(PoolLimits(max_instances=4))
+    one = call(1, 0.0, 1e9)
+    pool.submitted(one, 0.0)
+    said = []
+    for turn in range(100):
+        now = turn * 1.0
+        pool.ensure(1, now)
+        for effect in pool.effects():
+            said += [effect.code] if isinstance(effect, Answer) else []
+        pool.starting(f"i{turn}", now)
+        pool.ensure(2, now)
+        kinds(pool)
+        pool.failed(f"i{turn}", now, "overloaded")
+    assert said == ["overloaded"] and pool.answered_count == 1
+
+
 def test_deadlines_tell_queue_from_function_and_end_the_holder():
     pool = Pool(PoolLimits(max_instances=1))
     warm(pool, "a")
@@ -201,6 +219,16 @@ def test_deadlines_tell_queue_from_function_and_end_the_holder():
     kinds(pool)
     pool.expired({1: "a"}, 1.0)
     assert list(pool.effects()) == [Answer(waiting, "queue_timeout"), Answer(running, "function_timeout"), Kill("a", "function_timeout")]
+
+
+def test_a_call_that_was_taken_by_nobody_knows_whom_may_have_run():
+    pool = Pool(PoolLimits(max_instances=1))
+    warm(pool, "a")
+    taken = call(1, 0.0, 1.0)
+    pool.submitted(taken, 0.0)
+    kinds(pool)
+    pool.expired({1: ""}, 1.0)
+    assert list(pool.effects())[:1] == [Answer(taken, "function_timeout")]
 
 
 def test_idle_instances_leave_after_the_keep_alive_window_and_not_before():

@@ -259,3 +259,36 @@ def test_a_start_that_cannot_be_is_refused_with_a_reason() -> None:
         assert place.exited[0].reason == "refused" and place.exited[0].detail
 
     play(local_place, story)
+
+
+def test_what_waited_for_a_node_that_died_is_let_go(tmp_path) -> None:
+    """A start that could not be sent yet holds copies of its descriptors: while those are open, nobody sees that it will never be."""
+    import socket
+
+    async def main() -> None:
+        provider = LocalProvider(str(tmp_path / "node.sock"))
+        lost = asyncio.Event()
+        provider.on_lost = lost.set
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(tmp_path / "node.sock"))
+            listener.listen(1)
+            running = asyncio.create_task(provider.run())
+            async with asyncio.timeout(SECONDS_MAX):
+                while not provider.connected:
+                    await asyncio.sleep(0.01)
+            node, _ = listener.accept()
+        ours, theirs = socket.socketpair()
+        start = Start("i-1", "default", RUNTIME, code="0" * 64, layer="", memory_mb=64, tmp_mb=16, egress="none")
+        while not provider._outbox:
+            assert provider.start(start, [theirs.fileno()])
+        theirs.close()
+        node.close()
+        (tmp_path / "node.sock").unlink()
+        async with asyncio.timeout(SECONDS_MAX):
+            await lost.wait()
+        ours.settimeout(SECONDS_MAX)
+        assert ours.recv(1) == b""
+        ours.close()
+        running.cancel()
+
+    uvloop.run(main())

@@ -6,6 +6,7 @@ goes at the next start. Nothing that a deploy holds, or that a kept version name
 
 import asyncio
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from dayfly.core.model.names import DIGEST
 from dayfly.store import functions, usage
 
 CODE, LAYER = "code", "layer"
+JUMP_SECONDS = 60.0  # the clock on the wall is set right by less every day
 Key = tuple[str, str]  # (kind, digest)
 
 log = structlog.get_logger()
@@ -36,6 +38,7 @@ class Folders:
         self.builds = Path(layout.builds)
         self._store = store
         self._held: Counter[Key] = Counter()
+        self._ahead = time.time() - time.monotonic()  # of the clock on the wall
         self._moving = asyncio.Lock()  # a folder is not put in place and swept at once
 
     def path(self, key: Key) -> Path:
@@ -75,11 +78,14 @@ class Folders:
                     if entry.name.startswith(TEMPORARY_PREFIX) or root == self.builds:
                         discard(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
-    async def sweep(self, now: float, grace_seconds: float = GRACE_SECONDS) -> list[Key]:
-        """Mark folders that no version names, remove those whose grace is over; what was removed."""
+    async def sweep(self, now: float, steady: float, grace_seconds: float = GRACE_SECONDS) -> list[Key]:
+        """Mark folders that no version names, remove those whose grace is over; what was removed. `now`: epoch seconds, which outlive this
+        process; `steady`: monotonic, by which it is seen that the clock on the wall was put forward or back. Then grace begins anew."""
+        jumped = abs(now - steady - self._ahead) > JUMP_SECONDS
+        self._ahead = now - steady
         async with self._moving:
             there = await asyncio.to_thread(self._listed)
-            marked = await self._store(_mark, there, now)
+            marked = await self._store(_mark, there, now, jumped)
             gone = folders_to_drop(marked, self._held, now, grace_seconds)
             doomed = [await asyncio.to_thread(_put_aside, self.path(key)) for key in gone]
         for folder in doomed:
@@ -92,7 +98,9 @@ class Folders:
         return [(kind, e.name) for kind, root in self.roots.items() for e in root.iterdir() if DIGEST.fullmatch(e.name)]
 
 
-def _mark(tx: sa.Connection, there: list[Key], now: float) -> dict[Key, float]:
+def _mark(tx: sa.Connection, there: list[Key], now: float, anew: bool) -> dict[Key, float]:
+    if anew or any(since > now + JUMP_SECONDS for since in usage.marked_garbage(tx).values()):
+        usage.mark_garbage(tx, (), now)
     codes, layers = functions.referenced(tx)
     named = {(CODE, digest) for digest in codes} | {(LAYER, digest) for digest in layers}
     usage.mark_garbage(tx, set(there) - named, now)

@@ -143,7 +143,7 @@ class Control:
         """old logs, folders nobody names."""
         now = time.time()
         await self.logs.forget(now - self.settings.log_retention_days * 86_400, self.settings.log_records_max)
-        await self.folders.sweep(now)
+        await self.folders.sweep(now, time.monotonic())
 
     async def _open_windows(self) -> None:
         """provisioned instances: windows that begin or end."""

@@ -129,9 +129,7 @@ class VersionSocket:
 
     def untaken(self) -> list[int]:
         """Sequence numbers of the calls nobody has taken, in order: taken out and put back, so as to tell them from lost ones."""
-        packets = []
-        while (taken := self._take_one(frames.MESSAGE_BYTES_MAX)) is not None:
-            packets.append(taken)
+        packets = list(iter(lambda: self._take_one(frames.MESSAGE_BYTES_MAX), None))
         seqs = []
         for packet, rights in packets:
             try:
@@ -292,6 +290,12 @@ class Channel:
         if self._paused == 0 and self._socket is not None:
             self._loop.add_reader(self._socket, self._readable)
 
+    def read(self) -> bool:
+        """Report what it has written by now. False: at present nothing of it is read (`pause`)."""
+        if self._paused == 0 and self._socket is not None and not self._ended:
+            self._readable()
+        return self._paused == 0
+
     def read_out(self) -> None:
         """The instance is dead: report what it had still written, all of it."""
         while self._socket is not None and not self._ended:
@@ -330,8 +334,7 @@ class Channel:
             return
         began = self._loop.time()
         self._take(data)
-        spent = self._loop.time() - began
-        if spent > TURN_SECONDS:
+        if (spent := self._loop.time() - began) > TURN_SECONDS:
             self.pause()
             self._loop.call_later(REST_FACTOR * spent, self.resume)
 

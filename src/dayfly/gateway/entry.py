@@ -88,11 +88,20 @@ class Entry:
         # Several calls at once in one instance: its agent ends a late one by itself, so the whole instance is spared for a moment.
         at = now if pool.limits.concurrency == 1 else now - LATE_GRACE_SECONDS
         oldest = next(iter(pool.offered.values()), None)
-        if (oldest is None or oldest.deadline > at) and not pool.waiting.has_late(at):
-            return
-        slots = pool.limits.concurrency
-        holders = {seq: channel.id for channel in self.channels.values() for seq in channel.running(slots)}
-        pool.expired(holders, at)
+        if oldest is not None and oldest.deadline <= at:
+            pool.expired(self._holders(), at)
+        elif pool.waiting.has_late(at):
+            pool.expired({}, at)
+
+    def _holders(self) -> dict[int, str]:
+        """Who has each call that was taken; '' where no page says it. First the pages, then the answers, then the socket: each call stands
+        in one of them at least, and those whose answer lies there unread (after a suspension, many) are answered by this."""
+        slots = self.pool.limits.concurrency
+        marked = {seq: channel.id for channel in self.channels.values() for seq in channel.running(slots)}
+        for channel in list(self.channels.values()):
+            channel.read()
+        untaken = self.socket.untaken()
+        return {seq: marked.get(seq, "") for seq in self.pool.offered if seq in marked or seq not in untaken}
 
     def is_over(self, now: float, kill: Callable[[str], None]) -> bool:
         """Of a version that is leaving: whether nothing is left of it. Instances that stay beyond their grace are ended."""

@@ -1,8 +1,10 @@
 """Calls that an instance had received and not begun when it died: they go back to the queue.
 
 The gateway learns who took a call only from the instance's progress page. Offered calls that are neither on the socket nor in anybody's
-slot were received by the dead one before it marked them: never begun. Looked at twice, so that an answer on its way is not taken for a
-loss. Called by gateway/fleet.py.
+slot were received by the dead one before it marked them: never begun. Or a living one has received such a call and got no processor
+since to mark it, or has answered it and was not read yet; to give that call to another would run it twice. So it is looked at
+several times, over far longer than a process waits for its turn, and not judged while somebody's answers are left unread. Called by
+gateway/fleet.py.
 """
 
 import asyncio
@@ -11,13 +13,12 @@ from collections.abc import Callable
 
 from dayfly.gateway.entry import Entry
 
-CHECK_SECONDS = 0.05  # after this, an offered call that nobody holds was never begun
-LOOKS = 2
+LOOKS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.4)  # before each look; at the last, an offered call that nobody ever held was never begun
 
 
 def return_unbegun(loop: asyncio.AbstractEventLoop, entry: Entry, carry_out: Callable[[Entry], None]) -> None:
     """An instance of this version died: look after its calls in a moment."""
-    loop.call_later(CHECK_SECONDS, _look, loop, entry, carry_out, frozenset(entry.pool.offered), LOOKS)
+    loop.call_later(LOOKS_SECONDS[0], _look, loop, entry, carry_out, frozenset(entry.pool.offered), 1)
 
 
 def _look(loop: asyncio.AbstractEventLoop, entry: Entry, carry_out: Callable[[Entry], None], suspects: frozenset[int], looks: int) -> None:
@@ -27,8 +28,10 @@ def _look(loop: asyncio.AbstractEventLoop, entry: Entry, carry_out: Callable[[En
     missing -= set(entry.socket.untaken())
     for channel in entry.channels.values():
         missing -= set(channel.running(entry.pool.limits.concurrency))
-    if missing and looks > 1:
-        loop.call_later(CHECK_SECONDS, _look, loop, entry, carry_out, missing, looks - 1)
+    all_read = {channel.read() for channel in list(entry.channels.values())} <= {True}  # an answer may be all that is left of a call
+    missing &= entry.pool.offered.keys()
+    if missing and (not all_read or looks < len(LOOKS_SECONDS)):
+        loop.call_later(LOOKS_SECONDS[min(looks, len(LOOKS_SECONDS) - 1)], _look, loop, entry, carry_out, missing, looks + 1)
     elif missing:
         entry.pool.returned(missing, time.monotonic())
         carry_out(entry)

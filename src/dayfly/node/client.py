@@ -1,5 +1,6 @@
 """A connection of a gateway or of control to the node: who it is, what it asked for, what it is still to hear. Kept by node/server.py."""
 
+import array
 import collections
 import socket
 
@@ -18,3 +19,12 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {self.socket.fileno()} instances={len(self.instances)} outbox={len(self.outbox)}>"
+
+
+def descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """Those that came beside a message: the caller's to close."""
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()

@@ -5,7 +5,6 @@ and parses nothing that a user wrote. A client that breaks the protocol, or leav
 can wait (making namespaces and groups ahead, removing old ones) happens when nothing else does. Started by app.py.
 """
 
-import array
 import contextlib
 import os
 import signal
@@ -25,7 +24,7 @@ from dayfly.core.wire import node as wire
 from dayfly.node import leftovers
 from dayfly.node.berth import Berth
 from dayfly.node.build import Build, Builder
-from dayfly.node.client import Client
+from dayfly.node.client import Client, descriptors_in
 from dayfly.node.door import Door
 from dayfly.node.instances import Instances
 from dayfly.node.log import configure, log
@@ -38,6 +37,7 @@ OUTBOX_MAX = 4096  # messages waiting for a client that does not read; then it i
 DESCRIPTORS_MAX = 8
 LATE_SECONDS = 0.002  # that an instance was accepted may be told so much later
 IDLE_SECONDS = 1.0  # how often an idle node looks after its pools
+NO_ROOM = "The node has as many open files as it may (ulimit -n, LimitNOFILE)."
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
 
 
@@ -211,14 +211,17 @@ class Node:
         descriptors: list[int] = []
         try:
             data, ancillary, flags, _ = client.socket.recvmsg(wire.MESSAGE_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
-            descriptors = _descriptors(ancillary)
+            descriptors = descriptors_in(ancillary)
             if not data:
                 return self._drop(client, "")
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & socket.MSG_TRUNC or (flags & socket.MSG_CTRUNC and len(descriptors) >= DESCRIPTORS_MAX):
                 return self._drop(client, "a message is too long, or carries too many descriptors")
             message = wire.decode_to_node(data)
             if not isinstance(message, client.may):
                 return self._drop(client, f"its user may not ask for {type(message).__name__}")
+            if flags & socket.MSG_CTRUNC and isinstance(message, wire.Start):  # there was no room for those it carried
+                self._tell(client, wire.Exited(message.instance, "refused", detail=NO_ROOM, refusal="overloaded"))
+                return True
             taken, descriptors = descriptors, []
             self._obey(client, message, taken)
         except BlockingIOError:
@@ -317,14 +320,6 @@ class Node:
         self.instances.close()
         self.machine.close()
         self.poll.close()
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return found.tolist()
 
 
 def _has_ended(pid: int) -> int | None:

@@ -93,6 +93,9 @@ class LocalProvider:
             loop.remove_writer(sock)
             sock.close()
             self._socket = None
+        for _, descriptors in self._outbox:  # while we hold them, nobody sees that these instances will never be
+            for fd in descriptors:
+                socket.close(fd)
         self._outbox.clear()
 
     def _send(self, message: ToNode, descriptors: list[int]) -> bool:

@@ -9,6 +9,7 @@ Called by sandbox/network.py. Must never leave the calling thread in a foreign n
 
 import os
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from dayfly.sandbox import netns
@@ -53,10 +54,15 @@ class Again:
         descriptor = self._lent.pop(key, -1)
         if descriptor < 0:
             return
-        if tenant is None or len(self._waiting) >= WAITING_MAX or not netns.is_untouched(self._home, descriptor):
+        if tenant is None or len(self._waiting) >= WAITING_MAX or not self._is_untouched(descriptor):
             os.close(descriptor)
         else:
             self._waiting.append(_Waiting(descriptor, tenant, time.monotonic()))
+
+    def _is_untouched(self, descriptor: int) -> bool:
+        with suppress(OSError):  # without open files left it cannot be looked at: then nobody gets it again
+            return netns.is_untouched(self._home, descriptor)
+        return False
 
     def expire(self) -> None:
         """Let go of one that has waited for long."""

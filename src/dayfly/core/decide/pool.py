@@ -123,7 +123,7 @@ class Pool:
             self._starting -= 1
             self._resize()
         if self.offered and self.ready == 0 and self._starting == 0:
-            self._take_back()
+            self._take_back(code)  # who never was ready has taken none
         if self.ready - self._leaving <= 0 and self._starting + self._start_asked == 0:
             while self.waiting:
                 self._answer(self.waiting.popleft(), code)
@@ -195,7 +195,8 @@ class Pool:
         return True
 
     def expired(self, holders: dict[int, str], now: float) -> None:
-        """Deadlines: calls past theirs are answered; an instance that holds one is ended. `holders`: seq → instance, from the slots."""
+        """Deadlines: calls past theirs are answered; an instance that holds one is ended. `holders`: seq → instance for each offered call
+        that was taken and so may have run; '' where nobody knows by whom."""
         while (waited := self.waiting.pop_late(now)) is not None:
             self._answer(waited, "queue_timeout", self.wait())
         late = overdue(self.offered.values(), now)
@@ -203,7 +204,7 @@ class Pool:
             del self.offered[call.seq]
             holder = holders.get(call.seq)
             self._answer(call, "queue_timeout" if holder is None else "function_timeout")
-            if holder is not None:
+            if holder:
                 self._effects.append(Kill(holder, "function_timeout"))
             else:
                 self._effects += [Kill(name, "function_timeout") for name in stuck(self.instances.values(), call, self._last_finish_at)]
@@ -374,20 +375,21 @@ class Pool:
             self._take_back()
         self._resize()
 
-    def _take_back(self) -> None:
+    def _take_back(self, code: str = "function_crashed") -> None:
         """The last instance is gone, and none is starting that may have taken a call: what is still offered was begun by nobody."""
         self._leaving, self._blocked = 0, False
         for call in reversed(self.offered.values()):
-            self._put_back(call)
+            self._put_back(call, code)
         self.offered.clear()
         self._effects.append(Clear())
 
-    def _put_back(self, call: Call) -> None:
-        """To the front of the queue, but not for ever: what one instance after another dies of unmarked is the function's doing."""
+    def _put_back(self, call: Call, code: str = "function_crashed") -> None:
+        """To the front of the queue, but not for ever: then `code`. What one instance after another dies of unmarked is the function's
+        doing; what keeps one after another from starting, the last start has said."""
         call.state = step(CALL_STEPS, call.state, "returned")
         call.returns += 1
         if call.returns > RETURNS_MAX:
-            self._answer(call, "function_crashed")
+            self._answer(call, code)
         else:
             self.waiting.appendleft(call)
 
