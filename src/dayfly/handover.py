@@ -26,6 +26,7 @@ class Restart:
         self.kind = kind  # "rolling" or "all"
         self.running = bool(kind)
         self.role = self.step = self.error = ""
+        self.steps: list[str] = []  # all so far, in words: whoever looks now and then misses none
 
 
 class Held:

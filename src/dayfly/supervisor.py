@@ -199,6 +199,7 @@ class Supervisor(Crew):
 
     def _progress(self, role: str, step: str) -> None:
         self.restart.role, self.restart.step = role, step
+        self.restart.steps.append(f"{role}: {step}" if role else step)
         self.log("info", "restart", kind=self.restart.kind, of=role, step=step)
         self._write_state()
 

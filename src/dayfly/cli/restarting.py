@@ -47,14 +47,14 @@ def restart(layout: Layout, *, rolling: bool, tell: Callable[[str], None]) -> di
 
 
 def _watch(layout: Layout, supervisor: int, before: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    begin_by, said = time.monotonic() + BEGIN_SECONDS_MAX, ""
+    begin_by, said = time.monotonic() + BEGIN_SECONDS_MAX, 0
     while True:
         ended = bool(select.select([supervisor], [], [], LOOK_SECONDS)[0])
         seen = running.state(layout).get("restart", {})
         if seen.get("number", 0) > before:
-            step = f"{seen['role']}: {seen['step']}" if seen["role"] else seen["step"]
-            if step != said:
-                tell(said := step)
+            for step in seen["steps"][said:]:
+                tell(step)
+            said = len(seen["steps"])
             if not seen["running"]:
                 break
         elif time.monotonic() > begin_by:
