@@ -390,8 +390,8 @@ class PoolWorld(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pool.offered)
     @rule()
-    def return_unbegun(self) -> None:
-        self.pool.returned(list(self.pool.offered)[:1], self.now)
+    def doubt(self) -> None:
+        self.pool.doubted(list(self.pool.offered)[:1], self.now)
         self.carry_out()
 
     @precondition(lambda self: self.pool.offered)

@@ -1,4 +1,4 @@
-"""Calls of which nobody knows who has them, after a death in their version: they are run again only when nobody can have begun them."""
+"""Calls of which nobody knows who has them, after a death in their version: none of them is ever given to another."""
 
 import asyncio
 
@@ -53,6 +53,23 @@ def test_a_call_whose_instance_gets_no_processor_to_mark_it_is_not_given_to_anot
             slow.on_processor.set()
             assert (await calls[0])[::2] == (200, b"slow")
             assert slow.ran == [b"slow"]
+
+    run(main())
+
+
+def test_one_that_gets_none_for_long_may_have_run_its_call_and_nobody_else_does():
+    async def main():
+        slow = Slow()
+        async with gateway(Behaviour(slow, marks=False)) as rig:
+            rig.serve(function(max_instances=2, timeout_seconds=20))
+            calls = [asyncio.ensure_future(rig.request("POST", "/function/hello", body=body)) for body in (b"slow", b"die")]
+            status, _, body = await calls[0]
+            assert (status, b"function_crashed" in body) == (502, True)
+            slow.on_processor.set()
+            await until(lambda: slow.ran == [b"slow"])
+            assert (await calls[1])[0] == 502
+            assert (await rig.request("POST", "/function/hello", body=b"next"))[::2] == (200, b"next")
+            assert slow.ran == [b"slow", b"next"]
 
     run(main())
 

@@ -31,7 +31,7 @@ from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
 from dayfly.gateway.templates import Templates
 from dayfly.gateway.turn import Turn
-from dayfly.gateway.unbegun import return_unbegun
+from dayfly.gateway.unbegun import settle_unbegun
 from dayfly.runtime import frames
 
 log = structlog.get_logger()
@@ -344,7 +344,7 @@ class Fleet:
                 if (call := entry.pool.offered.get(seq)) is not None:
                     call.reply.died(death_text(channel))
             entry.pool.lost(channel.id, taken, now)
-            return_unbegun(self._loop, entry, self._carry_out)
+            settle_unbegun(self._loop, entry, self._carry_out)
         else:
             entry.pool.retired(channel.id, now)
         self._carry_out(entry)

@@ -1,6 +1,6 @@
 """Who runs the calls of one version: a pool of instances that pull from one socket.
 
-Facts in (`submitted`, `hurried`, `starting`, `started`, `failed`, `finished`, `retired`, `lost`, `returned`, `blocked`, `abandoned`,
+Facts in (`submitted`, `hurried`, `starting`, `started`, `failed`, `finished`, `retired`, `lost`, `doubted`, `blocked`, `abandoned`,
 `expired`, `ensure`, `ticked`, `drain`), effects out (`effects()`, core/decide/effects.py). Nothing here does anything: gateway/fleet.py
 carries the effects out. Between two awaits a decision is atomic, so there is no lock.
 
@@ -168,12 +168,12 @@ class Pool:
             self._start_if_worth_it(now)
         self._close_if_drained()
 
-    def returned(self, seqs: Iterable[int], now: float) -> None:
-        """Offered calls that no instance took (a dead one received them before it could mark them): to the front."""
-        for seq in sorted(seqs, reverse=True):
+    def doubted(self, seqs: Iterable[int], now: float) -> None:
+        """Offered calls that somebody took, and nobody will say whether they ran: answered, not repeated."""
+        for seq in seqs:
             call = self.offered.pop(seq, None)
             if call is not None:
-                self._put_back(call)
+                self._answer(call, "function_crashed")
         self._blocked = False
         self._offer_waiting()
         self._start_if_worth_it(now)
