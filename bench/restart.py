@@ -1,7 +1,7 @@
 """restart-under-load: five thousand calls a second go on while a version is replaced, and while the gateway is. Whose call is lost?
 
-The gateway is replaced as its supervisor does it today: SIGTERM to its process, which drains, ends, and is started again on the same
-listening socket. A rolling restart (a new one serves before the old one drains) is measured when there is one.
+The whole platform is replaced by `dayfly restart --rolling`. Beside it the gateway alone, as after a death: SIGTERM to its process, which
+drains, ends, and is started again on the same listening socket; nobody does that to a platform in use, but it shows what rolling saves.
 """
 
 import os
@@ -18,12 +18,12 @@ from tests.e2e.harness import Platform
 
 RATE, CONNECTIONS = 5000.0, 64
 RUNS = 3
-DEPLOY, RESTART = "dayfly", "gateway restart"
+DEPLOY, ROLLING, RESTART = "dayfly", "rolling restart", "gateway ended"
 RELOAD = "functions-framework, reload (HUP)"
 
 
 def calls_lost(quick: bool) -> Outcome:
-    """Failed calls of a run in which it happened once: a deploy; also a restart of the gateway."""
+    """Failed calls of a run in which it happened once: a deploy; a rolling restart; also the end of the gateway."""
     seconds = 4.0 if quick else 10.0
     notes: dict[str, str] = {}
     source = (SUBJECTS / "direct.py").read_text()
@@ -39,6 +39,7 @@ def calls_lost(quick: bool) -> Outcome:
 
             measures: dict[str, Callable[[int], Run]] = {
                 DEPLOY: lambda number: _run(ours, deploy, (seconds, f"deploy, run {number + 1}"), notes),
+                ROLLING: lambda number: _run(ours, lambda: _roll(platform), (seconds, f"{ROLLING}, run {number + 1}"), notes),
                 RESTART: lambda number: _run(ours, lambda: _restart(platform), (seconds, f"{RESTART}, run {number + 1}"), notes),
             }
             if other is not None:
@@ -48,13 +49,12 @@ def calls_lost(quick: bool) -> Outcome:
         finally:
             if other is not None:
                 other.stop()
-    notes["not there"] = "a rolling restart of the gateway: this Dayfly has none, so a restart closes connections and makes callers wait"
     method = (
         f"{RATE:,.0f} calls/s on {CONNECTIONS} keep-alive connections, evenly spaced, {seconds:g} s a run, from the due time; it happens "
         "after a third; lost: refused, failed, or the connection closed with a call on it; one closed between calls is made again; "
         "value: calls lost, p50 and p99 in ms of the others"
     )
-    return Outcome(series, method, {"notes": notes}, (RESTART,), {RELOAD: RESTART})
+    return Outcome(series, method, {"notes": notes}, (ROLLING, RESTART), {RELOAD: ROLLING})
 
 
 def _run(one: Dayfly | Baseline, act: Callable[[], None], what: tuple[float, str], notes: dict[str, str]) -> Run:
@@ -75,6 +75,11 @@ def _run(one: Dayfly | Baseline, act: Callable[[], None], what: tuple[float, str
     )
     cpu_us = cpu_us_per_call(one.roots(), before, tally.calls)
     return Run(float(tally.failed), times.quantile_ms(0.5), times.quantile_ms(0.99), tally.failed, cpu_us)
+
+
+def _roll(platform: Platform) -> None:
+    """Returns when the old processes have left."""
+    platform.cli("restart", f"--data={platform.data}", "--rolling")
 
 
 def _restart(platform: Platform) -> None:
