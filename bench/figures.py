@@ -169,7 +169,13 @@ BENCHMARKS = (
         "≤ 60 MB, lookup flat; goal ≤ 20 MB",
         registry.idle_functions,
     ),
-    Benchmark("restart-under-load", "a deploy, a rolling restart and the end of the gateway under 5,000 calls/s", "calls lost", "0", restart.calls_lost),
+    Benchmark(
+        "restart-under-load",
+        "a deploy, a rolling restart and the end of the gateway under 5,000 calls/s",
+        "calls lost",
+        "0",
+        restart.calls_lost,
+    ),
     Benchmark("instance-memory", "own memory (USS) of an idle trivial instance, 200 alive", "MB", "≤ 2 MB", footprint.instance_memory),
     Benchmark("deploy", "`dayfly deploy` of a changed file to its first answer", "ms", "< 1000 ms", deploy.changed_file),
     Benchmark(
