@@ -170,7 +170,10 @@ class Caller:
             self.tally.unadvised += status in (b"429", b"503") and b"\r\nretry-after:" not in head
         line.kind, line.data = -1, b""
         self.busy -= 1
-        self.free.append(line)
+        if data.find(b"\r\nconnection: close", 0, end) >= 0:
+            self._drop(line)  # the server said that nothing more is answered here (RFC 9112 §9.6)
+        else:
+            self.free.append(line)
 
     def _open(self) -> _Line:
         made = socket.create_connection(self.plan.address, timeout=CONNECT_SECONDS_MAX)
