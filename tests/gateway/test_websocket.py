@@ -319,3 +319,60 @@ def test_a_stopping_gateway_says_goodbye() -> None:
             await until(lambda: not rig.site.connections)
 
     run(main())
+
+
+def test_a_client_that_does_not_read_holds_nobody_up_and_fills_no_memory() -> None:
+    """Its pings are not read any more, posts to it are refused, and once it has left the instance that streamed to it serves others."""
+
+    async def main() -> None:
+        async def endless(call: TakenCall) -> FakeAnswer:
+            if call.body != b"stream":
+                return await echo(call)
+            await call.instance.send(frames.HEAD, 0, 200, 0, call.seq, b"", b"first")
+            for _ in range(400):
+                await call.instance.send(frames.CHUNK, 0, 0, 0, call.seq, b"", b"x" * 60_000)
+            await call.instance.send(frames.END, 0, 0, 0, call.seq)
+            return FakeAnswer(streamed=True)
+
+        async with gateway(Behaviour(endless), write_buffer_bytes_max=65_536) as rig:
+            rig.serve(function(websocket=True, max_instances=1))
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, limit=1024)
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(b"\x81\x86\0\0\0\0stream")
+            await until(lambda: _socket(rig) is not None and _socket(rig).write_paused)
+            buffered = _socket(rig)._transport.get_write_buffer_size()
+            for _ in range(2000):
+                writer.write(b"\x89\xfd" + b"\0" * 4 + b"p" * 125)
+            path = f"/api/v1/connections/{_socket(rig).id}"
+            status, headers, _ = await rig.request("POST", path, BEARER, b"news")
+            assert (status, "retry-after" in headers) == (503, True)
+            assert _socket(rig)._transport.get_write_buffer_size() == buffered, "not one pong, not one post more"
+            writer.transport.abort()
+            await until(lambda: not rig.dispatch.sockets)
+            await until(lambda: not rig.fleet.busy, 10)
+            async with client(rig) as other:
+                await other.send("served")
+                assert await other.recv() == "served"
+
+    run(main())
+
+
+def test_a_stream_that_breaks_says_so() -> None:
+    async def breaks(call: TakenCall) -> FakeAnswer:
+        if not call.body:
+            return await echo(call)
+        await call.instance.send(frames.HEAD, 0, 200, 0, call.seq, b"", b"half")
+        await call.instance.send(frames.END, frames.ERROR, 0, 0, call.seq, b"", b"{}")
+        return FakeAnswer(streamed=True)
+
+    async def main() -> None:
+        async with gateway(Behaviour(breaks)) as rig:
+            rig.serve(function(websocket=True))
+            async with client(rig) as socket:
+                await socket.send("go")
+                assert await socket.recv() == "half"
+                assert json.loads(await socket.recv())["error"]["code"] == "function_error"
+
+    run(main())

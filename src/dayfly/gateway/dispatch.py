@@ -28,8 +28,9 @@ from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.limited import LIMITED
+from dayfly.gateway.management import Management
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
-from dayfly.gateway.websocket import Management, Socket, SocketReply, Sockets, is_upgrade
+from dayfly.gateway.websocket import Socket, SocketReply, Sockets, is_upgrade
 from dayfly.runtime.frames import ROUTE_LINE
 
 REMEMBERED_TARGETS_MAX = 4096

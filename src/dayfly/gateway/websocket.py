@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-import msgspec
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
@@ -89,7 +88,8 @@ class Letter(Request):
         self._done(self._status, b"", b"")
 
     def abort(self) -> None:
-        self.finish()
+        """A stream broke: the client must not take half of it for all."""
+        self.respond(*refusal_answer(Refusal("function_error", "The function's stream broke.")))
 
 
 class Socket(asyncio.Protocol):
@@ -206,12 +206,17 @@ class Socket(asyncio.Protocol):
             return
         self.closing = True
         self._waiting.clear()
+        self._write_paused = False  # a streamed answer that waited for this client goes on, to nobody: its instance has other calls
+        self._tell_sink(writable=True)
         received = self._protocol.close_rcvd
         code, reason = (received.code, received.reason) if received is not None else (ABNORMAL, "")
         self._call(b"DISCONNECT", b"-", b"", lambda *_: None, b"%d %b" % (code, reason.replace("\n", " ").encode()))
 
     def pause_writing(self) -> None:
+        """A client that does not read is not read either: its pings are answered, too."""
         self._write_paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
         self._tell_sink(writable=False)
 
     def resume_writing(self) -> None:
@@ -248,7 +253,7 @@ class Socket(asyncio.Protocol):
         while self._waiting and self._letter is None and not self.closing and not self._write_paused:
             form, message = self._waiting.popleft()
             self._call(b"MESSAGE", form, message, self._answered)
-        if self._transport is not None and len(self._waiting) < MESSAGES_MAX // 2 and not self.closing:
+        if self._transport is not None and len(self._waiting) < MESSAGES_MAX // 2 and not self.closing and not self._write_paused:
             self._transport.resume_reading()
 
     def _call(self, event: bytes, form: bytes, body: bytes, done: Callable[[int, bytes, bytes], None], more: bytes = b"") -> None:
@@ -349,47 +354,6 @@ class Socket(asyncio.Protocol):
 
     def hand_over(self, protocol: Any) -> None:
         raise NotImplementedError
-
-
-class Management:
-    """/api/v1/connections/ID: post to a socket, look at it, close it. For whoever may invoke its function."""
-
-    def __init__(self, request: Request, socket: Socket) -> None:
-        self._request = request
-        self._socket = socket
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def body(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size <= self._socket.site.settings.websocket_message_bytes_max:
-            self._parts.append(chunk)
-
-    def complete(self) -> None:
-        most = self._socket.site.settings.websocket_message_bytes_max
-        if self._size > most:
-            refusal = Refusal("body_too_large", f"The message is over {most} bytes (websocket_message_bytes_max).")
-            self._request.respond(*refusal_answer(refusal))
-        elif self._request.method == b"POST":
-            self._socket.say(b"%b: %b\r\n" % (b"content-type", self._request.header(b"content-type")), b"".join(self._parts))
-            self._request.respond(200, b"content-type: application/json\r\n", b"{}")
-        elif self._request.method == b"DELETE":
-            self._socket.close(1000, "")
-            self._request.respond(204, b"", b"")
-        else:
-            now = time.monotonic()
-            seconds = {"connected": now - self._socket.opened_at, "silent": now - self._socket.heard_at}
-            body = {"id": self._socket.id, "source_ip": self._socket.peer, "seconds": {k: round(v, 3) for k, v in seconds.items()}}
-            self._request.respond(200, b"content-type: application/json\r\n", msgspec.json.encode(body))
-
-    def left(self) -> None:
-        """Nothing to clean up."""
-
-    def writable(self, yes: bool) -> None:
-        """One small answer."""
-
-    def begun(self) -> bool:
-        return False
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -9,6 +9,7 @@ Used by agent.py; must never run on the way to an answer.
 """
 
 from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, socketpair
+from mmap import PAGESIZE as PAGE
 from struct import iter_unpack, pack
 
 TYPE_CHECKING = False
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
     Range = tuple[int, int]  # first byte, length in bytes
 
-PAGE = 4096
-PAGES_MAX = 4096  # 16 MB a child
+PAGES_MAX = 4096  # 16 MB a child, of pages of 4 KB
 RANGES_MAX = 2048
 _ROW = "QQ"
 _PRESENT, _FILE, _OWN = 1 << 63, 1 << 61, 1 << 56  # proc_pid_pagemap(5)
