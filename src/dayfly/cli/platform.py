@@ -175,6 +175,7 @@ def doctor(session: Session, data: str, run: str, config: str) -> None:
         *machine.port(settings.host, port, ours=ours),
         *machine.disk(layout.data),
         *machine.limits(),
+        *machine.processors(),
         *machine.versions(),
     ]
     bad = [check for check in checks if check.state == machine.BAD]

@@ -14,6 +14,7 @@ from msgspec import inspect as shapes
 from dayfly.core.manifest.function import NUMBERS
 from dayfly.core.model.function import FunctionConfig
 from dayfly.core.model.limits import NO_LIMITS
+from dayfly.core.model.scale import BY_DEMAND
 from dayfly.core.model.settings import Settings
 
 FUNCTION_ABOUT = {
@@ -38,6 +39,8 @@ FUNCTION_ABOUT = {
     "websocket": "May be upgraded to a WebSocket, whose messages are calls; see [functions.md](functions.md#websockets).",
     "cors": "Which pages of other origins may call it from a browser; the gateway answers for it; see [functions.md](functions.md#cors).",
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
+    "scale": "By what instances are counted, if not by demand: a table; see [scaling.md](scaling.md#a-target-instead-of-demand).",
+    "cpu_weight": "Its part of the processors beside other functions, where there is too little for all; 2: twice as much.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
 FILE_ONLY = {
@@ -45,6 +48,7 @@ FILE_ONLY = {
     "route": "[[route]]",
     "cors": "[cors]",
     "limits": "[limits]",
+    "scale": "[scale]",
 }  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
@@ -77,7 +81,7 @@ def _field(field: Any) -> Field:
     if field.default is msgspec.NODEFAULT:
         default = "" if field.default_factory is msgspec.NODEFAULT else str(field.default_factory() or "")
     else:
-        default = "" if field.default in ("", (), None, NO_LIMITS) else str(field.default)
+        default = "" if field.default in ("", (), None, NO_LIMITS, BY_DEMAND) else str(field.default)
     if field.name in EMPTY_MEANS:
         default = ""
     if isinstance(inner, shapes.UnionType):

@@ -11,6 +11,7 @@ import msgspec
 from dayfly.core.decide.effects import PoolLimits
 from dayfly.core.decide.evict import Item
 from dayfly.core.decide.pool import Pool
+from dayfly.core.decide.steer import Steering
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.channel import Channel
@@ -29,7 +30,7 @@ class Entry:
 
     __slots__ = (
         "boot", "channels", "closed_at", "function", "gate", "ledger", "memory_mb", "noted", "pool", "provers", "proving_until",
-        "secrets", "socket", "timeout_seconds", "version", "warned_at",
+        "secrets", "socket", "steering", "timeout_seconds", "version", "warned_at",
     )  # fmt: skip
 
     def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
@@ -52,6 +53,7 @@ class Entry:
             ),
             ledger.idle_times,
         )
+        self.steering = Steering(config)
         self.socket = VersionSocket()
         self.noted = False  # in this turn of the loop (gateway/turn.py)
         self.gate: Gate | None = None  # when the function or its namespace has limits
@@ -146,6 +148,10 @@ class Entry:
         may_leave = pool.idle() > 0 and pool.ready > pool.limits.min_instances and not pool.closed
         return Item(self, pool.submitted_count, pool.start_seconds, self.memory_mb * 1024 * 1024, may_leave)
 
+    def cost(self) -> float:
+        """Seconds that a start takes of the machine, for one that weighs as much as others."""
+        return self.pool.start_seconds / self.steering.weight
+
     def gauge(self) -> None:
         """Add this entry's present state to its function's gauges."""
         numbers = self.ledger.numbers
@@ -155,6 +161,13 @@ class Entry:
         numbers.memory_mb += len(self.channels) * self.memory_mb
         numbers.idle_times = self.pool.keep.seen.total
         numbers.ahead_seconds, numbers.keep_seconds, _ = self.pool.keep.windows
+        steering = self.steering
+        if steering.scaler is not None:
+            numbers.wanted += self.pool.floor
+            numbers.panic = steering.scaler.panics
+        numbers.held_at += steering.held_at
+        if steering.computes is not None:
+            numbers.cpu_share = steering.computes.share
 
 
 def secrets_of(function: Function, version: Version) -> dict[str, bytes]:

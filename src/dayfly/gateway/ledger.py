@@ -40,7 +40,7 @@ class FunctionLedger:
     def clear_gauges(self) -> None:
         """Before the entries add up what is now."""
         numbers = self.numbers
-        numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = 0
+        numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = numbers.wanted = numbers.held_at = 0
 
     def log_allowed(self, size: int, now: float) -> bool:
         """Token bucket of one second's depth."""
@@ -64,6 +64,7 @@ class Ledger:
         self.logs: deque[LogRecord] = deque()
         self.logs_dropped = 0
         self.functions: dict[tuple[str, str], FunctionLedger] = {}
+        self.cpu_pressure = 0.0  # of this machine's processors (gateway/scaling.py)
 
     def function(self, namespace: str, name: str) -> FunctionLedger:
         """The function's ledger, made at first sight."""

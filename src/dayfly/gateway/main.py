@@ -25,6 +25,8 @@ from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.link import Link
 from dayfly.gateway.memory import MemoryWatch
+from dayfly.gateway.processors import Processors
+from dayfly.gateway.scaling import Scaling
 from dayfly.gateway.server import Connection
 from dayfly.gateway.site import Site
 from dayfly.provider.local import LocalProvider
@@ -62,7 +64,8 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
     link = Link(layout.link_socket, name, (catalog, fleet, ledger, site))
 
     async with asyncio.TaskGroup() as group:
-        clock = _tick(fleet, link, site, MemoryWatch(fleet, settings.memory_available_bytes_min))
+        watches = (MemoryWatch(fleet, settings.memory_available_bytes_min), Scaling(fleet, provider, Processors()))
+        clock = _tick(fleet, link, site, watches)
         tasks = [group.create_task(work) for work in (provider.run(), link.run(), clock)]
         try:
             # Serving before the first snapshot would answer 404 for functions that exist; without control, serve anyway and say 503.
@@ -86,12 +89,13 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
             task.cancel()
 
 
-async def _tick(fleet: Fleet, link: Link, site: Site, memory: MemoryWatch) -> None:
+async def _tick(fleet: Fleet, link: Link, site: Site, watches: tuple[MemoryWatch, Scaling]) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
         fleet.tick(link.known)
-        memory.tick(time.monotonic())
+        for watch in watches:
+            watch.tick(time.monotonic())
         site.tick()
 
 
