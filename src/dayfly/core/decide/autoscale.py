@@ -37,20 +37,24 @@ def target_of(metric: Metric, concurrency: int) -> float:
 class Sums:
     """What was used, in buckets of equal width, as far back as `seconds`."""
 
-    __slots__ = ("_amounts", "_at", "_began_at", "_width")
+    __slots__ = ("_amounts", "_at", "_began_at", "_until", "_width")
 
     def __init__(self, seconds: float, width: float) -> None:
         self._width = width
         self._amounts = array("d", bytes(8 * (ceil(seconds / width - _DUST) + 1)))
         self._at = -1  # the present bucket, counted from the clock's 0
-        self._began_at = NEVER
+        self._began_at = self._until = NEVER
 
     def add(self, amount: float, now: float) -> None:
-        """So much was used until now, since the last time; the first time there is no last, and it does not count."""
-        if self._began_at == NEVER:
-            amount = 0.0
+        """So much was used until now since the last time, evenly; the first time there is no last, and it does not count."""
+        since, self._until = self._until, now
         self._advance(now)
-        self._amounts[self._at % len(self._amounts)] += amount
+        if now <= since or since == NEVER:
+            return
+        width, size = self._width, len(self._amounts)
+        for bucket in range(max(int(since / width), self._at - size + 1), self._at + 1):
+            within = min(now, (bucket + 1) * width) - max(since, bucket * width)
+            self._amounts[bucket % size] += amount * max(0.0, within) / (now - since)
 
     def mean(self, seconds: float, now: float) -> float:
         """Used per second, within the last `seconds` or as long as there is something to know."""

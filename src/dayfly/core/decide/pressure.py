@@ -9,21 +9,21 @@ such versions start as ever, as does everybody's first instance.
   /proc/pressure/cpu; where there is none, whether more threads could run than there are processors, looked at ten times a second).
   It ends below a quarter.
 - **Computes** (`Computes`): processor time ÷ (time that passed − time waited for a processor), of instances all of whose places are taken.
-  By this an instance that mostly waits for a database looks the same on a busy machine as on a quiet one. From a half on it counts.
-- **Its part** (`portions`): two instances for each processor, divided by weight among the versions that compute and have calls; at least
+  By this an instance that mostly waits for a database looks the same on a busy machine as on a quiet one. From a quarter on it counts,
+  until it is below a tenth: one that computes a quarter of its time gets four times as many instances, so nobody falls off an edge.
+- **Its part** (`ceilings`): two instances for each processor, divided by weight among the versions that compute and have calls; at least
   one each. Two, because calls of different length share better than they queue: beside a long one the short ones still get through.
   Whoever computes only part of the time, or has a ceiling (`cpu`), gets so many more.
 
 Silent. Called by core/decide/steer.py for gateway/scaling.py, which reads the files.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 HIGH, LOW = 0.5, 0.25
 NEWEST = 0.5  # weight of the newest look
-COMPUTES_SHARE = 0.5
+COMPUTES_SHARE, COMPUTES_NO_MORE_SHARE = 0.25, 0.1
 INSTANCES_PER_CORE = 2
 SECONDS_MIN = 0.04  # between two readings: the kernel counts a process's time in hundredths of a second
 
@@ -66,21 +66,17 @@ class Pressure:
 class Computes:
     """How much of its time a version computes when nothing keeps it from that; from readings of a few of its instances."""
 
-    __slots__ = ("_last", "_was_busy", "cores", "share")
+    __slots__ = ("_last", "_was_busy", "cores", "counts", "share")
 
     def __init__(self) -> None:
         self.share = -1.0  # unknown
+        self.counts = False  # whether it is one of those that are held back while the processors are pressed
         self.cores = 0.0  # that one instance uses on average
         self._last: dict[str, tuple[Reading, float]] = {}
         self._was_busy = False
 
     def __repr__(self) -> str:
         return f"<Computes {self.share:.2f}, {self.cores:.2f} cores each>"
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is one of those that are held back while the processors are pressed."""
-        return self.share >= COMPUTES_SHARE
 
     def saw(self, readings: Mapping[str, Reading], now: float, *, busy: bool) -> None:
         """Readings by instance. `busy`: every place of the version's instances is taken; `share` is learned only between two such looks."""
@@ -96,6 +92,7 @@ class Computes:
             if busy and self._was_busy:
                 newest = min(1.0, used / max(passed - waited, used, 1e-9))
                 self.share = newest if self.share < 0 else self.share + NEWEST * (newest - self.share)
+                self.counts = self.share >= (COMPUTES_NO_MORE_SHARE if self.counts else COMPUTES_SHARE)
         if passed > 0 or not self._last.keys() & readings.keys():
             self._last = {instance: (reading, now) for instance, reading in readings.items()}
             self._was_busy = busy
@@ -103,14 +100,9 @@ class Computes:
             self._was_busy = self._was_busy and busy
 
 
-def portions(places: float, weights: Sequence[float]) -> list[float]:
-    """Places for each, by weight; at least one."""
-    total = sum(weights)
-    return [max(1.0, places * weight / total) for weight in weights]
-
-
 def ceilings(cores: float, computing: Iterable[tuple[float, float]]) -> list[int]:
     """How many instances each may have that computes, of (weight, cores that one of its instances wants); see the module."""
     them = list(computing)
-    parts = portions(cores * INSTANCES_PER_CORE, [weight for weight, _ in them])
-    return [max(1, ceil(part / max(cores_wanted, 0.001) - 1e-9)) for part, (_, cores_wanted) in zip(parts, them, strict=True)]
+    total = sum(weight for weight, _ in them)
+    places = cores * INSTANCES_PER_CORE
+    return [max(1, round(places * weight / total / max(wanted, 0.001))) for weight, wanted in them]
