@@ -145,7 +145,7 @@ class Entry:
     def evictable(self) -> Item["Entry"]:
         """What an idle instance of this version is worth when room is needed."""
         pool = self.pool
-        may_leave = pool.idle() > 0 and pool.ready > pool.limits.min_instances and not pool.closed
+        may_leave = pool.idle() > 0 and pool.ready > max(pool.limits.min_instances, pool.floor) and not pool.closed
         return Item(self, pool.submitted_count, pool.start_seconds, self.memory_mb * 1024 * 1024, may_leave)
 
     def cost(self) -> float:
