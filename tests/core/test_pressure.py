@@ -123,8 +123,8 @@ def busy_pool(demand: int, ready: int) -> Pool:
     pool.ensure(ready, 0.0)
     list(pool.effects())
     for number in range(ready):
-        pool.starting(f"i{number}", 0.0)
-        pool.started(f"i{number}", 0.0)
+        pool.starting(f"i{number}", 0.5)
+        pool.started(f"i{number}", 0.5)
     for seq in range(1, demand + 1):
         pool.submitted(Call(seq, 1.0, 60.0), 1.0)
     return pool
@@ -189,15 +189,22 @@ def test_who_has_no_calls_does_not_take_a_part():
     assert (alone.held_at, quiet.held_at) == (4, 0)
 
 
-def test_a_function_weighs_the_same_with_one_instance_and_with_forty_and_is_told_only_of_changes():
-    it = Steering(FunctionConfig(cpu_weight=2.0))
-    assert it.weights({"a": 0}) == {"a": 2000}
-    assert it.weights({"a": 0}) == {}
-    assert it.weights({"a": 0, "b": 0}) == {"a": 1000}, "b weighs that from the beginning"
-    forty = {f"i{number}": 0 for number in range(40)}
-    assert it.weights(forty) == dict.fromkeys(forty, 50)
-    assert it.weights(dict.fromkeys(list(forty)[:38])) == {}, "hardly another weight"
-    assert it.weights({"i1": 0}) == {"i1": 2000}
+def test_a_function_weighs_the_same_on_one_instance_and_on_forty_and_is_told_only_of_changes():
+    it = Steering(FunctionConfig())
+    alone, forty = busy_pool(1, 1), busy_pool(40, 40)
+    assert it.weights(alone) == {}, "one instance weighs what it weighs from the beginning"
+    for _ in range(6):
+        it.weights(forty)
+    weights = it._told
+    assert set(weights) == {f"i{number}" for number in range(40)} and all(25 <= weight <= 25 * 1.4 for weight in weights.values())
+    assert it.weights(forty) == {}
+    for seq in range(1, 40):
+        forty.finished(seq, 2.0, 0.01)
+    for _ in range(10):
+        it.weights(forty)
+    assert min(it._told.values()) > 1000 / 1.5, "who is idle takes nothing from the one that is busy"
+    dear = Steering(FunctionConfig(cpu_weight=3.0))
+    assert dear.weights(alone) == {"i0": 3000}
     assert permille(1.0, 10**6) == PERMILLE_MIN
 
 

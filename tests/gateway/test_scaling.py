@@ -92,7 +92,7 @@ def test_pressed_processors_hold_who_computes_and_let_go_when_it_is_quiet(machin
                 assert entry.steering.held_at == 0 and entry.pool.ceiling == 12 and not rig.provider.weights
                 machine.pass_time(it, 6, pressed=1.0, computing=1.0)
                 assert entry.steering.held_at == entry.pool.ceiling == 4
-                assert set(rig.provider.weights.values()) == {round(1000 / 12)}
+                assert len(rig.provider.weights) == 12 and all(83 <= weight <= 117 for weight in rig.provider.weights.values())
                 (numbers,) = (ledger.numbers for ledger in rig.fleet.observe())
                 assert (numbers.held_at, numbers.cpu_share) == (4, pytest.approx(1.0, abs=0.05))
                 assert rig.ledger.cpu_pressure > 0.9

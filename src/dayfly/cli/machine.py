@@ -136,11 +136,11 @@ def _pids_max() -> int:
     return min(found, default=0)
 
 
-def processors() -> list[Check]:
+def processors(root: str = "/") -> list[Check]:
     """How many a platform would count on, and whether the kernel says when they are short (gateway/processors.py)."""
     from dayfly.gateway.processors import Processors
 
-    found = Processors()
+    found = Processors(root)
     name, known = "pressure", f"{found.cores:g} cores"
     if found.reading(os.getpid()) is None:
         costs = "functions that compute are started beyond what the processors can run; metric = 'cpu' sees nothing"

@@ -48,7 +48,7 @@ class Scaling:
         if pressed or self._was_pressed:
             hold(self.pressure, ((entry.steering, entry.pool) for entry in entries))
         for entry in entries:
-            if entry.steering.scaler is not None or pressed or self._was_pressed:
+            if not entry.steering.is_open(entry.pool):
                 entry.steering.looked(entry.pool, now)
                 entry.pool.floor, entry.pool.ceiling = entry.steering.bounds(entry.pool)
         if pressed:
@@ -83,7 +83,7 @@ class Scaling:
         changed: dict[str, int] = {}
         for entry in entries:
             if len(changed) < WEIGHTS_MAX and entry.channels:
-                changed |= entry.steering.weights({name: it for name, it in entry.channels.items() if it.ready_at})
+                changed |= entry.steering.weights(entry.pool)
         names = list(changed)
         for at in range(0, len(names), WEIGHTS_MAX):
             self._provider.weigh({name: changed[name] for name in names[at : at + WEIGHTS_MAX]})

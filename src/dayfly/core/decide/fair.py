@@ -6,7 +6,8 @@ therefore gets one turn for fifty of those that take ten milliseconds. core/deci
 
 **Weights** (`permille`): the processors are divided by the kernel, among the control groups of instances. If every instance weighed the
 same, a function with forty of them would get forty parts beside one with a single one. So all of a function's instances share its weight:
-each has 1/n of it, and the kernel's scheduler is a deficit round robin over processor time itself. docs/decisions/0019 has the reasons.
+each has 1/n of it, where n are busy, and the kernel's scheduler is a deficit round robin over processor time itself.
+docs/decisions/0019-targets-pressure-fairness.md has the reasons.
 Silent.
 """
 
@@ -17,7 +18,7 @@ K = TypeVar("K", bound=Hashable)
 
 REMEMBERED_MAX = 256  # of those that do not want a turn now
 PERMILLE_MIN, PERMILLE_MAX = 10, 100_000
-TOLD_AGAIN = 1.25  # a weight that changes by less is not worth a message
+TOLD_AGAIN = 1.4  # a weight that changes by less is not worth a message
 
 
 class Turns(Generic[K]):
@@ -42,9 +43,9 @@ class Turns(Generic[K]):
         return chosen
 
 
-def permille(weight: float, instances: int) -> int:
-    """What one of so many instances weighs, of what follows from its memory alone: thousandths."""
-    return max(PERMILLE_MIN, min(PERMILLE_MAX, round(1000 * weight / max(1, instances))))
+def permille(weight: float, busy: float) -> int:
+    """What one of so many busy instances weighs, of what follows from its memory alone: thousandths."""
+    return max(PERMILLE_MIN, min(PERMILLE_MAX, round(1000 * weight / max(1.0, busy))))
 
 
 def differs(told: int, wanted: int) -> bool:

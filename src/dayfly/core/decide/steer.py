@@ -4,7 +4,7 @@ Brings together its target (autoscale.py), the pressure on the processors (press
 look; `computes.saw`), bounds out (`bounds`). Nothing here runs per call. Silent; one for each version, made and asked by gateway/.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from dayfly.core.decide.autoscale import Autoscaler
 from dayfly.core.decide.fair import differs, permille
@@ -12,11 +12,13 @@ from dayfly.core.decide.pool import Pool
 from dayfly.core.decide.pressure import Computes, Pressure, ceilings
 from dayfly.core.model.function import FunctionConfig
 
+SMOOTHING = 0.5  # weight of the newest look
+
 
 class Steering:
     """One version's."""
 
-    __slots__ = ("_at", "_cores_most", "_count", "_told", "computes", "held_at", "metric", "scaler", "weight")
+    __slots__ = ("_at", "_busy", "_cores_most", "_count", "_told", "computes", "held_at", "metric", "scaler", "weight")
 
     def __init__(self, config: FunctionConfig) -> None:
         self.metric = config.scale.metric
@@ -27,6 +29,7 @@ class Steering:
         self._cores_most = config.cpu or 1.0
         self._at = -1.0
         self._count = 0
+        self._busy = 1.0  # instances, lately
         self._told: dict[str, int] = {}  # what instances weigh that do not weigh what follows from their memory
 
     def __repr__(self) -> str:
@@ -56,6 +59,10 @@ class Steering:
             self.scaler.used((self.computes.cores if self.computes is not None else 0.0) * pool.ready * seconds, now)
         self.scaler.decide(pool.ready, now)
 
+    def is_open(self, pool: Pool) -> bool:
+        """Whether there is nothing to tell the pool, and nothing to take back."""
+        return self.scaler is None and not self.held_at and pool.ceiling >= pool.limits.max_instances
+
     def bounds(self, pool: Pool) -> tuple[int, int]:
         """(floor, ceiling) of the pool, besides its own limits."""
         floor, ceiling = 0, pool.limits.max_instances
@@ -66,13 +73,17 @@ class Steering:
             ceiling = min(ceiling, self.held_at)
         return min(floor, ceiling), ceiling
 
-    def weights(self, instances: Mapping[str, object]) -> dict[str, int]:
-        """Which of its instances shall weigh something else from now on."""
-        wanted = permille(self.weight, len(instances))
-        told = self._told
-        changed = {name: wanted for name in instances if differs(told.get(name, 1000), wanted)}
-        if changed or len(told) > len(instances):
-            self._told = {name: weight for name, weight in (told | changed).items() if name in instances}
+    def weights(self, pool: Pool) -> dict[str, int]:
+        """Which of its instances shall weigh something else from now on. Those that have nothing to do weigh nothing anyway: the weight
+        is shared by as many as are busy, whichever those are."""
+        busy = min(pool.ready, -(-len(pool.offered) // pool.limits.concurrency))
+        self._busy += SMOOTHING * (max(1, busy) - self._busy)
+        wanted, told = permille(self.weight, self._busy), self._told
+        if not told and not differs(1000, wanted):
+            return {}
+        ready = [name for name, it in pool.instances.items() if it.ready_at]
+        changed = {name: wanted for name in ready if differs(told.get(name, 1000), wanted)}
+        self._told = {name: changed.get(name) or told.get(name, 1000) for name in ready}
         return changed
 
 
