@@ -40,7 +40,8 @@ class Scaling:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        self.pressure.looked(self._processors.stalled_us(), self._processors.running(), now)
+        stalled_us = self._processors.stalled_us()
+        self.pressure.looked(stalled_us, self._processors.running() if stalled_us < 0 else 0, now)
         pressed = self.pressure.high
         self._fleet.ledger.cpu_pressure = self.pressure.share
         entries = list(self._fleet.entries.values())
@@ -82,7 +83,7 @@ class Scaling:
         """Let every function have its weight, however many instances it has."""
         changed: dict[str, int] = {}
         for entry in entries:
-            if len(changed) < WEIGHTS_MAX and entry.channels:
+            if entry.channels:
                 changed |= entry.steering.weights(entry.pool)
         names = list(changed)
         for at in range(0, len(names), WEIGHTS_MAX):
