@@ -102,16 +102,13 @@ class Ledger:
             total += record.start_us + record.init_us
         phases["total"][bisect_left(BOUNDS_US, total)] += 1
         sums["total"] += total
-        if outcome == "ok" or outcome not in NOT_RUN:
-            self._bill(ledger, record)
-
-    def _bill(self, ledger: FunctionLedger, record: Answered) -> None:
+        if outcome != "ok" and outcome in NOT_RUN:
+            return
         day = int(record.finished_at) // DAY_SECONDS
         used = ledger.usage
         if used is None or used.day != day:
-            used = ledger.usage = UsageSum(day, ledger.numbers.namespace, ledger.numbers.function)
+            used = ledger.usage = UsageSum(day, numbers.namespace, numbers.function)
             self.usage.append(used)
-        exec_us = record.exec_us
         billed = (-(-exec_us // self._step_us) or 1) * self._round_ms  # core/decide/meter.py billed_ms, unrolled
         used.calls += 1
         used.billed_ms += billed
@@ -121,7 +118,7 @@ class Ledger:
         used.bytes_out += record.bytes_out
         if record.cold:
             used.cold += 1
-        if record.outcome != "ok":
+        if outcome != "ok":
             used.errors += 1
 
     def rejected(self, ledger: FunctionLedger, code: str, reason: str = "") -> None:

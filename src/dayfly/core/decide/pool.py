@@ -82,10 +82,11 @@ class Pool(PoolView):
                 self._look_again_at = now + LOOK_SECONDS
                 self._start_if_worth_it(now)
             return
-        wait = self.wait()
-        if len(self.waiting) >= self.limits.queue_max:
+        ahead = len(self.waiting)
+        wait = self.wait() if ahead + len(self.offered) >= self.limits.max_instances else 0.0
+        if ahead >= self.limits.queue_max:
             self._answer(call, "queue_full", wait)
-        elif hopeless(call, call.deadline, now, wait):
+        elif wait and hopeless(call, call.deadline, now, wait):
             self._answer(call, "deadline_out_of_reach", wait)
         else:
             self.waiting.append(call)
