@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import postgres, postgres_server  # noqa: F401 (fixtures of everybody)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -7,6 +7,7 @@
 #   env_begin NAME          finds Python, gets uv, makes $RUN_DIR (removed at exit, also after Ctrl-C); sets $UV and $PYTHON
 #   env_make LOCK           makes $RUN_DIR/env from LOCK with this repository installed into it; sets $ENV_PYTHON, $ENV_BIN
 #   env_apt PROGRAM=PKG…    installs Debian packages for programs that are missing, when root; otherwise says what is missing
+#   env_postgres            installs PostgreSQL the same way, without the cluster that Debian would make and start; tests start their own
 #   env_run COMMAND…        runs COMMAND; an interrupt reaches it once, as SIGTERM, and its exit status is returned
 #
 # With DAYFLY_KEEP_RUN_DIR=1 the folder stays, for looking into it.
@@ -115,6 +116,17 @@ env_apt() {
         command -v "${pair%%=*}" >/dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [ ${#missing[@]} -eq 0 ] || env_apt_install "${missing[@]}"
+}
+
+env_postgres() {
+    ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null || return 0
+    local told=/etc/postgresql-common/createcluster.d/dayfly-tests.conf
+    if [ "$(id -u)" = 0 ]; then
+        mkdir -p "${told%/*}"
+        echo "create_main_cluster = false" >"$told"
+    fi
+    env_apt_install postgresql
+    if [ "$(id -u)" = 0 ]; then rm -f "$told"; fi
 }
 
 env_apt_install() {
