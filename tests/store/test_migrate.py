@@ -15,7 +15,7 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.limits import Limits
 from dayfly.store import access, functions, migrate, schema
 from dayfly.store.database import Database
-from dayfly.store.logs import LogStore
+from dayfly.store.logs_sqlite import SqliteLogs
 
 
 def dump(path: Path) -> list[str]:
@@ -93,7 +93,7 @@ def test_a_file_of_a_newer_release_is_refused_and_not_a_byte_of_it_changes(tmp_p
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(content)
-    for opening in (lambda: migrate.open_database(path, 1.0), lambda: LogStore(path)):
+    for opening in (lambda: migrate.open_database(path, 1.0), lambda: SqliteLogs(path)):
         with pytest.raises(Refusal) as refusal:
             opening()
         assert refusal.value.kind.code == "data_unusable"

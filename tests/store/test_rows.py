@@ -1,4 +1,4 @@
-"""store/functions.py, access.py, usage.py: what goes in comes out, and what belongs together leaves together."""
+"""store/functions.py, access.py, usage.py: what goes in comes out, and what belongs together leaves together. On both databases."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +10,13 @@ from dayfly.core.model.function import Alias, FunctionConfig, Token, Version
 from dayfly.core.model.limits import Limits
 from dayfly.store import access, functions, usage
 from dayfly.store.migrate import open_database
+from dayfly.store.server import Server
 from dayfly.store.usage import UsageDay
 
 
 @pytest.fixture
-def tx(tmp_path: Path) -> Iterator[sa.Connection]:
-    database = open_database(tmp_path / "x.db", 1.0)
+def tx(where: Path | Server) -> Iterator[sa.Connection]:
+    database = open_database(where, 1.0)
     with database.transaction() as connection:
         yield connection
     database.close()

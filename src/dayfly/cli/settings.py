@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect as shapes
 
+from dayfly.cli import database
 from dayfly.cli.failure import Failure
 from dayfly.core.decide.forwarded import Proxies
 from dayfly.core.model import egress
@@ -76,6 +77,8 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str], *, config: str
         caddy.domains_of(settings)
     except ValueError as error:
         raise Failure(f"`domain`: {error}.", "Write names, separated by commas, as in example.org,www.example.org.") from error
+    if settings.database:
+        database.checked(settings, values["database"][1])
     if settings.run:
         settings = msgspec.structs.replace(settings, run=str(Path(settings.run).expanduser().absolute()))
     return Resolved(settings, {name: source for name, (_, source) in values.items()}, unknown)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from dayfly import __version__, app, supervisor
-from dayfly.cli import directories, output, profile, running
+from dayfly.cli import database, directories, output, profile, running
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_PLATFORM, Failure
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
@@ -82,6 +82,7 @@ def prepare(settings: Settings) -> Prepared:
     except ValueError as error:
         raise Failure(f"`user` = {settings.user!r}: {error}.", "Name an ordinary user with --user, or leave it out.") from error
     running.refuse_second(directories.locate(settings))
+    url = database.address(settings)
     with ExitStack() as undo:
         listeners = _listen_all(settings, undo)
         locks: list[int] = []
@@ -91,6 +92,7 @@ def prepare(settings: Settings) -> Prepared:
             undo.callback(os.close, locks[-1])
         running.clear(layout)
         directories.hand_over(layout, users, front=bool(settings.domain))
+        database.leave(layout, url, users["control"])
         running.write_pid(locks[0], layout, os.getpid())
         undo.pop_all()
     return Prepared(_as_it_is(settings, layout, [listener.getsockname()[:2] for listener in listeners]), layout, listeners, locks)
@@ -116,8 +118,9 @@ def _listen_all(settings: Settings, undo: ExitStack) -> list[socket.socket]:
 
 
 def _as_it_is(settings: Settings, layout: Layout, addresses: list[tuple[str, int]]) -> Settings:
-    """With the directory and the ports that were got, and the front, if there is one, believed about who called."""
-    settings = msgspec.structs.replace(settings, run=layout.run, port=addresses[0][1])
+    """With the directory and the ports that were got, and the front, if there is one, believed about who called. Without the database's
+    address: every role reads these, and the node's memory is where functions come from."""
+    settings = msgspec.structs.replace(settings, run=layout.run, port=addresses[0][1], database="")
     if not settings.domain:
         return settings
     settings = msgspec.structs.replace(settings, host=addresses[0][0])  # a name may mean several; the front connects to this one
@@ -173,6 +176,7 @@ def become_supervisor(prepared: Prepared, announce_fd: int, *, detach: bool) -> 
         if fd >= 0:
             os.set_inheritable(fd, True)
     os.chdir("/")
+    os.environ.pop(database.VARIABLE, None)
     arguments = [*app.command("supervisor"), ",".join(map(str, descriptors)), log_file]
     os.execv(arguments[0], arguments)  # noqa: S606 (our own interpreter)
 

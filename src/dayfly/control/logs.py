@@ -1,13 +1,13 @@
 """Log records: from gateways into their own store in batches, out again by question, and followed as they come.
 
 A bounded queue stands before the store: when the disk is slower than the functions talk, records are dropped and counted, and
-no gateway waits. Followers are woken after each write and ask for what is newer than the last id they saw, so a slow follower
-costs nothing but its own lateness.
+no gateway waits. While a database server is away they wait in that queue. Followers are woken after each write and ask for what is newer
+than the last id they saw, so a slow follower costs nothing but its own lateness.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -16,11 +16,15 @@ from dayfly.control.worker import Worker
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.records import LogRecord
 from dayfly.store.logs import LogQuery, LogStore
+from dayfly.store.trouble import Unreachable
 
 QUEUE_RECORDS_MAX = 50_000
 BATCH_MAX = 5_000
 TEXT_CHARACTERS_MAX = 16 * 1024
 FOLLOW_BATCH = 1_000
+AWAY_SECONDS = 0.5  # between two looks at a server that is away
+SHARED_SECONDS = 1.0  # how late a follower sees what another control wrote
+TIDY_STEPS_MAX = 32  # of giving room back, each minute; a step is 4 MiB
 LOOKS = 16  # at the store's size, while as much is written as it may hold
 
 log = structlog.get_logger()
@@ -29,10 +33,10 @@ log = structlog.get_logger()
 class Logs:
     """The log store behind its own thread. `run()` writes until it is cancelled; `drain()` writes the rest."""
 
-    def __init__(self, path: Path, bytes_max: int) -> None:
+    def __init__(self, store: LogStore, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._unlooked_bytes = 0  # written since the store's size was looked at
-        self._store = LogStore(path)
+        self._store = store
         self._worker = Worker("logs")
         self._queue: list[LogRecord] = []
         self._filled = asyncio.Event()
@@ -53,15 +57,24 @@ class Logs:
         """Write batch after batch. A full disk loses them loudly; it must not end control."""
         while True:
             await self._filled.wait()
-            await self.drain()
+            try:
+                await self.drain(patient=True)
+            except Unreachable:
+                await asyncio.sleep(AWAY_SECONDS)
 
-    async def drain(self) -> None:
-        """Write everything that was taken."""
+    async def drain(self, *, patient: bool = False) -> None:
+        """Write everything that was taken. `patient`: what a server cannot take now is kept, as far as there is room for it, and
+        Unreachable raised; otherwise it is lost."""
         while self._queue:
             batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
             try:
                 await self._worker.call(self._store.append, [_bounded(record) for record in batch])
             except Refusal as error:
+                if patient and isinstance(error, Unreachable):
+                    kept = batch[: max(0, QUEUE_RECORDS_MAX - len(self._queue))]
+                    self._queue = kept + self._queue
+                    self.dropped += len(batch) - len(kept)
+                    raise
                 self.dropped += len(batch)
                 log.error("logs_lost", count=len(batch), detail=error.detail)
             self._wake()
@@ -94,14 +107,19 @@ class Logs:
             step = msgspec.structs.replace(query, after=last or -1, limit=FOLLOW_BATCH)
             found = await self._worker.call(self._store.read, step)
             if not found:
-                await written.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SHARED_SECONDS if self._store.shared else None):
+                        await written.wait()
                 written = self._written
 
     async def forget(self, before: float, keep: int) -> int:
-        """Delete what is too old or too many; how many went."""
+        """Delete what is too old or too many; how many went. Then some of the room that is free goes back to the disk."""
         total = 0
         while gone := await self._worker.call(self._store.forget, before, keep):
             total += gone
+        for _ in range(TIDY_STEPS_MAX):
+            if not await self._worker.call(self._store.tidy):
+                break
         return total
 
     def close(self) -> None:

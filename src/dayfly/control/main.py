@@ -2,7 +2,8 @@
 
 Order: store and migrations first (a data directory that cannot be used is refused before a socket exists), then the sockets,
 then `ready`. It ends on SIGTERM, and when the supervisor is gone (end-of-file on the lifeline). On SIGUSR1 a successor waits for the store:
-requests and deploys that run are finished first, the sockets' names go away, so that gateways wait for the next, and then it ends.
+requests and deploys that run are finished first, the sockets' names go away, so that gateways wait for the next, and then it ends. It also
+ends, to be started again and read the store anew, when a database server went away in the middle of a commit.
 """
 
 import asyncio
@@ -52,7 +53,10 @@ async def _run(settings: Settings, layout: Layout, lifeline: int, ready: Callabl
         ready()
         log.info("control_ready", functions=len(control.catalog.functions))
         waiting, relief = asyncio.create_task(ending.wait()), asyncio.create_task(relieved.wait())
-        await asyncio.wait((serving, waiting, relief), return_when=asyncio.FIRST_COMPLETED)
+        doubt = asyncio.create_task(control.store.doubtful.wait())
+        await asyncio.wait((serving, waiting, relief, doubt), return_when=asyncio.FIRST_COMPLETED)
+        if doubt.done():
+            log.error("control_renews", reason="a commit was not confirmed: the store is read again")
         control.closing.set()
         if relieved.is_set() and not serving.done():
             settling = asyncio.create_task(_settle(control, server))
@@ -60,6 +64,7 @@ async def _run(settings: Settings, layout: Layout, lifeline: int, ready: Callabl
             settling.cancel()
         waiting.cancel()
         relief.cancel()
+        doubt.cancel()
         server.should_exit = True
         await serving
     finally:

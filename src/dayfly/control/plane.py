@@ -30,6 +30,7 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.store import access
 from dayfly.store.migrate import installation_id, open_database
+from dayfly.store.places import open_logs, server_of
 
 SWEEP_SECONDS = 60.0
 FLOORS_SECONDS = 1.0  # how late a window of provisioned instances may begin or end
@@ -48,9 +49,10 @@ class Control:
         self.settings, self.layout = settings, layout
         self.started_at = time.time()
         self.default_runtime = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        self.store = Store(open_database(Path(layout.database), time.time()))
+        server = server_of(Path(layout.database_url))
+        self.store = Store(open_database(server or Path(layout.database), time.time()))
         self.vault = Vault(Path(layout.secret_key))
-        self.logs = Logs(Path(layout.log_database), settings.log_store_bytes_max)
+        self.logs = Logs(open_logs(server or Path(layout.log_database)), settings.log_store_bytes_max)
         self.usage = Usage(self.store)
         self.catalog, self.sums, self.node = Catalog(self.usage), Sums(), NodeClient(layout.node_socket)
         self.link = LinkServer(self.catalog, self.usage, self.logs, self.sums)
@@ -140,10 +142,11 @@ class Control:
             emit(last)
 
     async def _tidy(self) -> None:
-        """old logs, folders nobody names."""
+        """old logs, folders nobody names, room in files."""
         now = time.time()
         await self.logs.forget(now - self.settings.log_retention_days * 86_400, self.settings.log_records_max)
         await self.folders.sweep(now, time.monotonic())
+        await self.store.tidy()
 
     async def _open_windows(self) -> None:
         """provisioned instances: windows that begin or end."""

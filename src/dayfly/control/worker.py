@@ -12,6 +12,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from dayfly.store.database import Database
+from dayfly.store.trouble import Doubtful
+
+TIDY_STEPS_MAX = 32  # each minute; a step is 4 MiB
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +40,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.doubtful = asyncio.Event()  # a commit's outcome is unknown: what control has in memory may be wrong
         self._worker = Worker("store")
 
     async def __call__(self, verb: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -46,7 +50,17 @@ class Store:
             with self.database.transaction() as tx:
                 return verb(tx, *args, **kwargs)
 
-        return await self._worker.call(transact)
+        try:
+            return await self._worker.call(transact)
+        except Doubtful:
+            self.doubtful.set()
+            raise
+
+    async def tidy(self) -> None:
+        """Give room that is free in the file back to the disk, in steps between which others have their turn."""
+        for _ in range(TIDY_STEPS_MAX):
+            if not await self._worker.call(self.database.tidy):
+                break
 
     def close(self) -> None:
         self._worker.close()

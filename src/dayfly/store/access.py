@@ -4,16 +4,16 @@ import json
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from dayfly.core.model.function import Token
 from dayfly.core.model.limits import Limits
+from dayfly.store.database import upsert
 from dayfly.store.schema import functions, namespace_limits, namespaces, secrets, tokens
 
 
 def namespace_names(tx: sa.Connection) -> list[str]:
     """Every namespace, sorted."""
-    return [str(name) for name in tx.execute(sa.select(namespaces.c.name).order_by(namespaces.c.name)).scalars()]
+    return sorted(tx.execute(sa.select(namespaces.c.name)).scalars())  # by code point: servers sort by their locale
 
 
 def has_namespace(tx: sa.Connection, name: str) -> bool:
@@ -22,8 +22,8 @@ def has_namespace(tx: sa.Connection, name: str) -> bool:
 
 def add_namespace(tx: sa.Connection, name: str, now: float) -> bool:
     """False when it was there already."""
-    statement = insert(namespaces).values(name=name, created_at=now).on_conflict_do_nothing()
-    return tx.execute(statement).rowcount > 0
+    statement = upsert(tx, namespaces).values(name=name, created_at=now).on_conflict_do_nothing()
+    return tx.execute(statement.returning(namespaces.c.name)).first() is not None
 
 
 def namespace_contents(tx: sa.Connection, name: str) -> tuple[int, int]:
@@ -53,8 +53,8 @@ def put_limits(tx: sa.Connection, namespace: str, limits: Limits) -> None:
 
 def secret_names(tx: sa.Connection, namespace: str) -> list[tuple[str, float]]:
     """(name, changed at) of a namespace's secrets, sorted."""
-    query = sa.select(secrets.c.name, secrets.c.updated_at).where(secrets.c.namespace == namespace).order_by(secrets.c.name)
-    return [(str(row.name), float(row.updated_at)) for row in tx.execute(query)]
+    query = sa.select(secrets.c.name, secrets.c.updated_at).where(secrets.c.namespace == namespace)
+    return sorted((str(row.name), float(row.updated_at)) for row in tx.execute(query))
 
 
 def sealed_secrets(tx: sa.Connection, namespace: str, wanted: set[str]) -> dict[str, bytes]:
@@ -69,7 +69,7 @@ def count_secrets(tx: sa.Connection) -> int:
 
 def put_secret(tx: sa.Connection, namespace: str, name: str, sealed: bytes, now: float) -> None:
     """Make or replace a secret."""
-    statement = insert(secrets).values(namespace=namespace, name=name, sealed=sealed, updated_at=now)
+    statement = upsert(tx, secrets).values(namespace=namespace, name=name, sealed=sealed, updated_at=now)
     tx.execute(
         statement.on_conflict_do_update(index_elements=[secrets.c.namespace, secrets.c.name], set_={"sealed": sealed, "updated_at": now})
     )

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from dayfly.core.model.function import Alias, FunctionConfig, Version
+from dayfly.store.database import upsert
 from dayfly.store.schema import aliases, functions, moves, numbers, versions
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -18,14 +18,14 @@ _config = msgspec.json.Decoder(FunctionConfig).decode
 
 def names(tx: sa.Connection, namespace: str) -> list[str]:
     """Functions of a namespace, sorted."""
-    query = sa.select(functions.c.name).where(functions.c.namespace == namespace).order_by(functions.c.name)
-    return [str(name) for name in tx.execute(query).scalars()]
+    query = sa.select(functions.c.name).where(functions.c.namespace == namespace)
+    return sorted(tx.execute(query).scalars())  # by code point: servers sort by their locale
 
 
 def all_names(tx: sa.Connection) -> list[tuple[str, str]]:
     """(namespace, name) of every function, sorted."""
-    query = sa.select(functions.c.namespace, functions.c.name).order_by(functions.c.namespace, functions.c.name)
-    return [(str(row.namespace), str(row.name)) for row in tx.execute(query)]
+    query = sa.select(functions.c.namespace, functions.c.name)
+    return sorted((str(row.namespace), str(row.name)) for row in tx.execute(query))
 
 
 def created_at(tx: sa.Connection, namespace: str, name: str) -> float | None:
@@ -37,7 +37,7 @@ def created_at(tx: sa.Connection, namespace: str, name: str) -> float | None:
 
 def reserve_number(tx: sa.Connection, namespace: str, function: str) -> int:
     """The next version number of this name, which nobody gets again, also when the deploy fails or the function is removed."""
-    taken = insert(numbers).values(namespace=namespace, function=function, next=2)
+    taken = upsert(tx, numbers).values(namespace=namespace, function=function, next=2)
     statement = taken.on_conflict_do_update(
         index_elements=[numbers.c.namespace, numbers.c.function], set_={"next": numbers.c.next + 1}
     ).returning(numbers.c.next)
@@ -46,7 +46,7 @@ def reserve_number(tx: sa.Connection, namespace: str, function: str) -> int:
 
 def add_version(tx: sa.Connection, version: Version) -> None:
     """Keep a version, and its function when it is the first."""
-    first = insert(functions).values(namespace=version.namespace, name=version.function, created_at=version.created_at)
+    first = upsert(tx, functions).values(namespace=version.namespace, name=version.function, created_at=version.created_at)
     tx.execute(first.on_conflict_do_nothing())
     tx.execute(
         sa.insert(versions).values(
@@ -82,9 +82,9 @@ def aliases_of(tx: sa.Connection, namespace: str, function: str) -> list[Alias]:
     """Every alias with its one or two (number, weight) pairs, sorted by name, then number."""
     query = sa.select(aliases).where(aliases.c.namespace == namespace, aliases.c.function == function)
     found: dict[str, list[tuple[int, float]]] = {}
-    for row in tx.execute(query.order_by(aliases.c.alias, aliases.c.number)):
+    for row in tx.execute(query.order_by(aliases.c.number)):
         found.setdefault(row.alias, []).append((row.number, row.weight))
-    return [Alias(name=name, weights=tuple(weights)) for name, weights in found.items()]
+    return [Alias(name=name, weights=tuple(found[name])) for name in sorted(found)]
 
 
 def put_alias(tx: sa.Connection, namespace: str, function: str, alias: Alias) -> None:

@@ -2,13 +2,15 @@
 
 A new file is made from store/schema.py in one transaction, which spares the common case Alembic's 30 MB and 200 ms; a test
 proves that the migrations lead to the same schema. An older file is migrated step by step by Alembic, all steps in one
-transaction. A file written by a newer release is refused before anything is changed.
+transaction. A database written by a newer release is refused before anything is changed. On PostgreSQL the same; there several may begin at
+once, and the transaction's lock (store/server.py) lets one make the tables and the others find them.
 """
 
 import sqlite3
 import uuid
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -17,19 +19,24 @@ from dayfly.core.model.names import DEFAULT_NAMESPACE
 from dayfly.store import schema
 from dayfly.store.database import Database
 
+if TYPE_CHECKING:
+    from dayfly.store.server import Server
+
 REVISIONS: tuple[str, ...] = ("0001", "0002")  # oldest first; each is a file in store/migrations/versions
 HEAD = REVISIONS[-1]
 _WAL_AT, _WAL = 18, 2  # SQLite's file format, 1.3.3: the write version
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def open_database(path: Path, now: float) -> Database:
-    """Open (or make) the database at `path` with the newest schema. Raises Refusal data_unusable or storage_full."""
-    refuse_foreign(path)
-    database = Database(path)
+def open_database(where: "Path | Server", now: float) -> Database:
+    """Open (or make) the database there with the newest schema. Raises Refusal data_unusable or storage_full."""
+    if isinstance(where, Path):
+        refuse_foreign(where)
+    database = Database(where)
     try:
         with database.transaction() as tx:
-            prepare(tx, path, now)
+            prepare(tx, where, now)
+        database.renew()
     except BaseException:
         database.close()
         raise
@@ -50,21 +57,21 @@ def refuse_foreign(path: Path) -> None:
             raise Refusal("data_unusable", f"{path} is a database, but not one of Dayfly's.")
 
 
-def prepare(tx: sa.Connection, path: Path, now: float) -> None:
-    """The work of `open_database` inside one transaction, so that a crash leaves the file as it was."""
+def prepare(tx: sa.Connection, where: object, now: float) -> None:
+    """The work of `open_database` inside one transaction, so that a crash leaves the database as it was. `where`: for messages."""
     tables = sa.inspect(tx).get_table_names()
     if not tables:
         schema.metadata.create_all(tx)
         _stamp(tx)
         seed(tx, now)
         return
-    found = _revision(tx, path, tables)
+    found = _revision(tx, where, tables)
     if found == HEAD:
         return
     if found not in REVISIONS:
         raise Refusal(
             "data_unusable",
-            f"{path} has schema {found!r}, which this release does not know (newest: {HEAD}); a newer Dayfly wrote it.",
+            f"{where} has schema {found!r}, which this release does not know (newest: {HEAD}); a newer Dayfly wrote it.",
         )
     upgrade(tx)
 
@@ -83,6 +90,8 @@ def upgrade(tx: sa.Connection, to: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = tx
+    if tx.dialect.name == "postgresql":
+        tx.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a step may rewrite a large table
     command.upgrade(config, to)
 
 
@@ -91,9 +100,10 @@ def installation_id(tx: sa.Connection) -> str:
     return str(tx.execute(sa.select(schema.meta.c.value).where(schema.meta.c.key == "installation_id")).scalar_one())
 
 
-def _revision(tx: sa.Connection, path: Path, tables: list[str]) -> str:
-    if "alembic_version" not in tables:
-        raise Refusal("data_unusable", f"{path} is a database, but not one of Dayfly's.")
+def _revision(tx: sa.Connection, where: object, tables: list[str]) -> str:
+    # Others use Alembic, too, and number their steps as we do: a table that we had from the beginning must be there as well.
+    if "alembic_version" not in tables or schema.namespaces.name not in tables:
+        raise Refusal("data_unusable", f"{where} is a database, but not one of Dayfly's.")
     return str(tx.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() or "none")
 
 
@@ -102,4 +112,4 @@ def _stamp(tx: sa.Connection) -> None:
     tx.exec_driver_sql(
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
     )
-    tx.exec_driver_sql("INSERT INTO alembic_version (version_num) VALUES (?)", (HEAD,))
+    tx.execute(sa.text("INSERT INTO alembic_version (version_num) VALUES (:head)"), {"head": HEAD})

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
+from dayfly.store.database import upsert
 from dayfly.store.schema import garbage, usage_day
 
 SUMS = ("calls", "errors", "cold", "exec_us", "billed_ms", "mb_ms", "bytes_in", "bytes_out")
@@ -32,7 +32,7 @@ def add(tx: sa.Connection, days: Iterable[UsageDay]) -> None:
     rows = [msgspec.structs.asdict(day) for day in days]
     if not rows:
         return
-    statement = insert(usage_day)
+    statement = upsert(tx, usage_day)
     sums = {name: usage_day.c[name] + statement.excluded[name] for name in SUMS}
     tx.execute(statement.on_conflict_do_update(index_elements=["day", "namespace", "function"], set_=sums), rows)
 
@@ -42,8 +42,8 @@ def between(tx: sa.Connection, first: str, last: str, namespaces: Iterable[str],
     query = sa.select(usage_day).where(usage_day.c.day.between(first, last), usage_day.c.namespace.in_(list(namespaces)))
     if function:
         query = query.where(usage_day.c.function == function)
-    rows = tx.execute(query.order_by(usage_day.c.day, usage_day.c.namespace, usage_day.c.function)).mappings()
-    return [UsageDay(**row) for row in rows]
+    found = [UsageDay(**row) for row in tx.execute(query).mappings()]
+    return sorted(found, key=lambda it: (it.day, it.namespace, it.function))  # by code point: servers sort by their locale
 
 
 def of_day(tx: sa.Connection, day: str) -> list[UsageDay]:

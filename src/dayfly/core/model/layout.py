@@ -3,7 +3,7 @@
 Owners when started by root (C, G, E, F = users and groups of control, gateway, egress broker and front, all different; docs/security.md):
 
     DATA/             root 0711
-    DATA/control/     C    0700   databases, key of the secrets, admin token of the first start
+    DATA/control/     C    0700   databases or PostgreSQL's address, key of the secrets, admin token of the first start
     DATA/code/        C    0711   DIGEST/ folders, read-only trees, one per bundle
     DATA/layers/      C    0711   DIGEST/ folders, read-only trees of installed dependencies
     DATA/builds/      C    0711   DIGEST/{requirements.txt,out/} while an installer runs
@@ -47,6 +47,11 @@ class Layout(msgspec.Struct, frozen=True):
     @property
     def database(self) -> str:
         return f"{self.control}/dayfly.db"
+
+    @property
+    def database_url(self) -> str:
+        """A file with the address of a PostgreSQL database, written by `dayfly up` and read by control alone; missing with SQLite."""
+        return f"{self.control}/database.url"
 
     @property
     def log_database(self) -> str:

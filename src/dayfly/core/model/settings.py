@@ -24,6 +24,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: Annotated[str, _about("Address the public port listens on.")] = "127.0.0.1"
     port: Annotated[int, _about("Public TCP port; 0 picks a free one.", ge=0, le=65535)] = 8080
     data: Annotated[str, _about("Data directory; /var/lib/dayfly for root, ~/.local/share/dayfly otherwise.")] = ""
+    database: Annotated[
+        str,
+        _about(
+            "PostgreSQL for functions, tokens, usage and logs: postgresql://… or file:/PATH of it; empty: SQLite in the data directory."
+        ),
+    ] = ""
     run: Annotated[str, _about("Directory of Unix sockets and pid files; DATA/run unless that path is too long.")] = ""
     user: Annotated[str, _about("User (name or uid) that control becomes when started by root; if empty, one of its own.")] = ""
     isolation: Annotated[Literal["auto", "strict"], _about("strict refuses to run a function when a wall is missing on this machine.")] = (
