@@ -136,6 +136,11 @@ class Server:
         done = self._run("psql", "-h", self.folder, "-U", USER, "-d", database, "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement)
         return done.stdout.decode().strip()
 
+    def dumped_schema(self, database: str) -> str:
+        """pg_dump's text of all definitions in a database, without its comments and settings."""
+        done = self._run("pg_dump", "-h", self.folder, "-U", USER, "--schema-only", "--no-owner", database)
+        return "\n".join(line for line in done.stdout.decode().splitlines() if line and not line.startswith(("--", "SET ", "\\")))
+
     def said(self) -> str:
         """The end of the server's log."""
         return self.log.read_text(errors="replace")[-8000:] if self.log.exists() else ""

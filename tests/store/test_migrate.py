@@ -12,7 +12,6 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.limits import Limits
 from dayfly.store import access, functions, migrate, schema
 from dayfly.store.database import Database
 from dayfly.store.logs_sqlite import SqliteLogs
@@ -34,20 +33,6 @@ def test_the_migrations_lead_to_the_same_schema_as_a_new_file(tmp_path: Path) ->
         assert compare_metadata(MigrationContext.configure(tx), schema.metadata) == []
     database.close()
     assert dump(tmp_path / "old.db") == dump(tmp_path / "new.db")
-
-
-def test_a_database_of_the_first_release_is_brought_up_with_what_it_holds(tmp_path: Path) -> None:
-    database = Database(tmp_path / "old.db")
-    with database.transaction() as tx:
-        migrate.upgrade(tx, "0001")
-        migrate.seed(tx, 1.0)
-        access.add_namespace(tx, "team", 1.0)
-    database.close()
-    database = migrate.open_database(tmp_path / "old.db", 2.0)
-    with database.transaction() as tx:
-        access.put_limits(tx, "team", Limits(concurrency=1))
-        assert access.namespace_names(tx) == ["default", "team"] and access.all_limits(tx) == {"team": Limits(concurrency=1)}
-    database.close()
 
 
 def test_the_known_revisions_are_the_files_in_order() -> None:

@@ -45,6 +45,9 @@ OPTIONS = (
     "-c tcp_keepalives_count=3"
 )
 
+UNREADABLE = (
+    "`database` is no address that libpq understands: postgresql://USER@HOST/DATABASE, with % codes for signs like @ and : in a password."
+)
 GONE = ("08", "57P", "53300", "53400")  # SQLSTATEs (or classes) of a server that cannot serve just now
 FULL = ("53100",)
 DAMAGED = ("58030", "XX001", "XX002")
@@ -60,8 +63,11 @@ class Server:
         try:
             self._parameters = conninfo_to_dict(url)
         except psycopg.Error:
-            raise Refusal("data_unusable", "`database` is no address that libpq understands: postgresql://USER@HOST/DATABASE.") from None
+            self._parameters = {"port": "unreadable"}
         shown = {name: str(self._parameters.get(name) or "") for name in ("user", "host", "port", "dbname")}
+        # libpq takes what follows a bare @ or : in a password for host and port, and would say it aloud.
+        if "@" in shown["host"] or not (shown["port"].replace(",", "") or "0").isdigit():
+            raise Refusal("data_unusable", UNREADABLE)
         user = f"{shown['user']}@" if shown["user"] else ""
         port = f":{shown['port']}" if shown["port"] else ""
         self._shown = f"postgresql://{user}{shown['host']}{port}/{shown['dbname']}"
