@@ -4,13 +4,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, PoolLimits, Retire, Start
+from dayfly.core.decide.effects import Answer, Clear, Close, Kill, PoolLimits, Retire, Start
 from dayfly.core.decide.pool import RETURNS_MAX, Pool
 from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, WAITING, Call, IllegalStep, step
 
 
 def kinds(pool: Pool) -> list[str]:
-    return [type(effect).__name__ for effect in pool.effects()]
+    """The effects' names, then one "Offer" for each call to send."""
+    return [type(effect).__name__ for effect in pool.effects()] + ["Offer" for _ in pool.take_offers()]
 
 
 def call(seq: int, now: float = 0.0, timeout: float = 10.0) -> Call:
@@ -48,7 +49,7 @@ def test_the_first_call_starts_one_instance_and_is_offered_to_it_at_once():
     pool.submitted(first, 0.0)
     assert kinds(pool) == ["Start"]
     pool.starting("a", 0.0)
-    assert list(pool.effects()) == [Offer(first)]
+    assert list(pool.effects()) == [] and pool.take_offers() == [first]
     pool.started("a", 0.003)
     assert list(pool.effects()) == []
     assert pool.finished(1, 0.004, 0.001) is first
@@ -274,7 +275,7 @@ def test_a_refused_start_is_asked_for_again_by_the_clock_and_not_at_once():
     assert asked == 2
     for _ in range(asked):
         pool.failed(None, 1.0, "overloaded")
-    assert kinds(pool) == [] and len(pool.waiting) == 2
+    assert kinds(pool) == ["Offer"] and len(pool.waiting) == 2  # the first call's
     pool.ticked(1.05)
     assert "Start" in kinds(pool)
 
@@ -313,12 +314,12 @@ class PoolWorld(RuleBasedStateMachine):
                 self.asked += effect.instances
             elif isinstance(effect, Answer):
                 self.answered.append(effect.call.seq)
-            elif isinstance(effect, Offer):
-                assert effect.call.state == OFFERED
             elif isinstance(effect, Close):
                 self.closes += 1
             elif isinstance(effect, Kill):
                 assert effect.instance in self.ready
+        for it in self.pool.take_offers():
+            assert it.state == OFFERED and self.pool.offered[it.seq] is it
 
     @precondition(lambda self: not self.pool.draining)
     @rule(timeout=st.floats(0.01, 5.0))

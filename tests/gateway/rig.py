@@ -13,7 +13,6 @@ from dayfly.gateway.dispatch import Dispatch
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
-from dayfly.gateway.main import _Late
 from dayfly.gateway.server import Connection
 from dayfly.gateway.site import Site
 from dayfly.testing.provider import Behaviour, FakeProvider
@@ -41,9 +40,8 @@ class Rig:
         self.ledger = Ledger(settings)
         self.catalog = CatalogMirror()
         self.fleet = Fleet(settings, self.provider, self.ledger, "gtest")
-        late = _Late()
-        self.site = Site(settings, late)
-        self.dispatch = late.dispatch = Dispatch(
+        self.site = Site(settings)
+        self.dispatch = self.site.dispatcher = Dispatch(
             settings, self.catalog, self.fleet, self.ledger, Forwarder(settings, "/nonexistent/api.sock")
         )
         self.port = 0

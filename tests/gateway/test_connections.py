@@ -313,7 +313,7 @@ async def control(rig: Rig, path: str, answer: bytes) -> AsyncIterator[list[byte
         writer.close()
 
     server = await asyncio.start_unix_server(serve, path)
-    rig.site.dispatcher.dispatch._forwarder = Forwarder(Settings(), path)  # type: ignore[attr-defined]
+    rig.dispatch._forwarder = Forwarder(Settings(), path)
     try:
         yield seen
     finally:

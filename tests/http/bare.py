@@ -109,7 +109,8 @@ class Transport:
 def converse(pieces: list[bytes], *, at_once: bool = True) -> tuple[bytes, Dispatcher]:
     """Feed these pieces and the end of the stream. Everything that was answered, and the dispatcher. The connection must end by itself."""
     dispatcher, transport = Dispatcher(at_once), Transport()
-    site = Site(Settings(), dispatcher)
+    site = Site(Settings())
+    site.dispatcher = dispatcher
     connection = Connection(site)
     connection.connection_made(cast(Any, transport))
     for piece in pieces:

@@ -15,8 +15,10 @@ import msgspec
 import pytest
 import uvloop
 
+from dayfly.core.model.call import Call
 from dayfly.core.wire.node import Accepted, Exited, Start
-from dayfly.gateway.channel import Channel, Frame, VersionSocket
+from dayfly.gateway.channel import Channel, Frame
+from dayfly.gateway.version_socket import VersionSocket
 from dayfly.provider.local import LocalProvider
 from dayfly.runtime import frames
 from dayfly.testing.provider import Behaviour, Crash, FakeAnswer, FakeProvider, TakenCall
@@ -109,7 +111,8 @@ class Place:
         return [frame.kind for frame in self.frames if frame.kind != frames.LOG]
 
     def offer(self, event: object, seq: int = 1) -> None:
-        assert self.socket.offer(seq, time.monotonic_ns() + 30 * 10**9, Parcel(msgspec.json.encode(event)))
+        now = time.monotonic()
+        assert self.socket.send([Call(seq, now, now + 30.0, Parcel(msgspec.json.encode(event)))]) == 1
 
     def close(self) -> None:
         for channel in self.channels:

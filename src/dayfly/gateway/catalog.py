@@ -16,6 +16,7 @@ class CatalogMirror:
 
     def __init__(self) -> None:
         self.revision = -1
+        self.changes = 0  # counted here: a control that was started anew counts revisions anew
         self.functions: dict[tuple[str, str], Function] = {}
         self.live: set[tuple[str, str, int]] = set()  # keys of all versions that an alias names
         self.routes = Routes()
@@ -29,6 +30,7 @@ class CatalogMirror:
 
     def replace(self, catalog: Catalog) -> None:
         self.revision = catalog.revision
+        self.changes += 1
         self.functions = {(function.namespace, function.name): function for function in catalog.functions}
         self.live = {key for function in catalog.functions for key in live_keys(function)}
         self.routes = Routes()
@@ -38,6 +40,7 @@ class CatalogMirror:
 
     def set_function(self, revision: int, function: Function) -> None:
         self.revision = revision
+        self.changes += 1
         self._forget(function.namespace, function.name)
         self.functions[function.namespace, function.name] = function
         self.live |= live_keys(function)
@@ -45,6 +48,7 @@ class CatalogMirror:
 
     def remove_function(self, revision: int, namespace: str, name: str) -> None:
         self.revision = revision
+        self.changes += 1
         self._forget(namespace, name)
         self.routes.remove(namespace, name)
 
@@ -55,6 +59,7 @@ class CatalogMirror:
 
     def set_tokens(self, revision: int, tokens: tuple[Token, ...]) -> None:
         self.revision = revision
+        self.changes += 1
         self._tokens = {token.id: token for token in tokens}
         self._verified.clear()
 

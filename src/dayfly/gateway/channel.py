@@ -1,37 +1,35 @@
-"""Sockets between this gateway and one version's instances: `VersionSocket` (calls out, shared) and `Channel` (answers back, each).
+"""One instance's own socket, as the gateway holds it: answers back. Calls go out by the socket that a version's instances share
+(gateway/version_socket.py); runtime/frames.py has the format of both.
 
-The only file that knows how bytes travel to an instance (runtime/frames.py has the format). It decides nothing: it reports frames,
-end-of-file and garbage to its `ChannelEvents` (gateway/fleet.py). What an instance sends is hostile input: every length is checked
-before it is believed, and one bad frame ends the instance.
+It decides nothing: it reports frames, end-of-file and garbage to its `ChannelEvents` (gateway/fleet.py). What an instance sends is
+hostile input: every length is checked before it is believed, and one bad frame ends the instance.
 """
 
-import array
 import asyncio
 import errno
 import fcntl
+import functools
 import os
 import resource
 import socket
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from dayfly.gateway.page import Page
+from dayfly.gateway.version_socket import SEND_BUFFER_BYTES
 from dayfly.runtime import frames
 
-SEND_BUFFER_BYTES = 1024 * 1024
 RECEIVE_BYTES = 256 * 1024
 OUTPUT_BYTES = 64 * 1024
 LARGE_READ_BYTES = 16 * 1024  # a read this large may hold thousands of frames: its time is taken
 TURN_SECONDS = 0.001  # reading one instance for longer than this is made up for:
-SPOILT = (errno.EPIPE, errno.ECONNRESET, errno.EPERM)  # shut down; or told to take no descriptors (SO_PASSRIGHTS)
 REST_FACTOR = 4  # it is not read for this many times as long, so that a flood of frames has a fifth of the loop at most
 SPARE_DESCRIPTORS = 128  # that no instance gets: the last ones are for connections, bodies and the other roles
-F_ADD_SEALS, SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1033, 1, 2, 4, 8
+F_ADD_SEALS, SEAL_SEAL, SEAL_SHRINK, SEAL_GROW = 1033, 1, 2, 4
+_received = memoryview(bytearray(RECEIVE_BYTES))  # for one read after another, of all instances
 _ANSWER_HEADER = frames.ANSWER.size
-_pack_request = frames.REQUEST.pack
 _unpack_answer = frames.ANSWER.unpack_from
 
 
@@ -47,14 +45,7 @@ class Frame(NamedTuple):
     body: bytes
 
 
-class Parcel(Protocol):
-    """What a call sends to an instance."""
-
-    kind: int
-    call_id: bytes
-    meta: bytes
-    parts: list[bytes]
-    body_size: int
+_frame = functools.partial(tuple.__new__, Frame)  # what Frame() does, without a call of Python's between
 
 
 class ChannelEvents(Protocol):
@@ -65,108 +56,6 @@ class ChannelEvents(Protocol):
     def on_output(self, channel: "Channel", data: bytes) -> None: ...
 
     def on_end(self, channel: "Channel", reason: str) -> None: ...
-
-
-def sealed_memfd(name: str, parts: Sequence[bytes]) -> int:
-    """A memory file holding `parts`, which nobody can change or resize any more."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        for part in parts:
-            view = memoryview(part)
-            while view:
-                view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, F_ADD_SEALS, SEAL_SHRINK | SEAL_GROW | SEAL_WRITE | SEAL_SEAL)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-class VersionSocket:
-    """The socket from which all instances of one version pull. Kept open through all of them: untaken calls outlive an instance."""
-
-    def __init__(self) -> None:
-        self._open()
-
-    def _open(self) -> None:
-        self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sender.setblocking(False)
-        self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-
-    def offer(self, seq: int, deadline_ns: int, parcel: Parcel) -> bool:
-        """Send one call; False when it cannot be sent now: the socket is full, or an instance has spoilt it for all that hold it. Those
-        read end-of-file and leave; instances to come get another one."""
-        call_id, meta = parcel.call_id, parcel.meta
-        try:
-            if parcel.body_size <= frames.INLINE_BYTES_MAX:
-                head = _pack_request(parcel.kind, 0, len(call_id), len(meta), seq, deadline_ns)
-                self._sender.send(b"".join((head, call_id, meta, *parcel.parts)))
-            else:
-                head = _pack_request(parcel.kind, frames.BODY_IN_FD, len(call_id), len(meta), seq, deadline_ns)
-                self._send_with_body([head, call_id, meta], parcel.parts)
-        except OSError as error:
-            if error.errno in SPOILT:
-                self.finish()
-                self._open()
-            return False
-        return True
-
-    def _send_with_body(self, message: list[bytes], body: list[bytes]) -> None:
-        """A body too large for a message rides beside it, as a sealed memory file."""
-        fd = sealed_memfd("dayfly-body", body)
-        try:
-            self._sender.sendmsg(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
-        finally:
-            os.close(fd)
-
-    def retire_one(self) -> bool:
-        """Ask whoever takes this message to leave; False when the socket is full or shut."""
-        try:
-            self._sender.send(_pack_request(frames.RETIRE, 0, 0, 0, 0, 0))
-        except OSError:
-            return False
-        return True
-
-    def untaken(self) -> list[int]:
-        """Sequence numbers of the calls nobody has taken, in order: taken out and put back, so as to tell them from lost ones."""
-        packets = list(iter(lambda: self._take_one(frames.MESSAGE_BYTES_MAX), None))
-        seqs = []
-        for packet, rights in packets:
-            try:
-                socket.send_fds(self._sender, [packet], rights)
-            except OSError:
-                continue  # cannot be put back: then it was not taken either, and its call is returned to the queue
-            finally:
-                for fd in rights:
-                    os.close(fd)
-            kind, _, _, _, seq, _ = frames.REQUEST.unpack_from(packet)
-            if kind != frames.RETIRE:
-                seqs.append(seq)
-        return seqs
-
-    def clear(self) -> None:
-        """Throw away every message that nobody has taken."""
-        while (taken := self._take_one(frames.REQUEST.size)) is not None:
-            for fd in taken[1]:
-                os.close(fd)
-
-    def _take_one(self, size: int) -> tuple[bytes, list[int]] | None:
-        """The next untaken message and its descriptors, or None. Not socket.recv_fds: that one loses its flags (CPython 3.11 to 3.13)
-        and would wait, for the receiving end blocks by default: instances share it."""
-        try:
-            packet, ancillary, _, _ = self.receiver.recvmsg(size, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-        except OSError:
-            return None
-        rights = array.array("i")
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                rights.frombytes(data[: len(data) - len(data) % rights.itemsize])
-        return (packet, list(rights)) if packet else None
-
-    def finish(self) -> None:
-        """No more calls: instances read what is there, then end-of-file, and leave."""
-        self._sender.close()
-        self.receiver.close()
 
 
 ModuleName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*\Z", max_length=200)]
@@ -317,7 +206,8 @@ class Channel:
     def _readable(self) -> None:
         assert self._socket is not None
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            # Into one buffer: a new one of this size is mapped, touched and unmapped, which is dearer than the reading itself.
+            data = bytes(_received[: self._socket.recv_into(_received)])
         except BlockingIOError:
             # A process it left behind may hold the socket open a moment longer; once the node says it is over, nothing more counts.
             self._ended = self.exit is not None
@@ -370,7 +260,7 @@ class Channel:
             if (after := body_at + body_size) > end:
                 break
             offset = after
-            on_frame(self, Frame(kind, flags, status, exec_us, seq, data[meta_at:body_at], data[body_at:after]))
+            on_frame(self, _frame((kind, flags, status, exec_us, seq, data[meta_at:body_at], data[body_at:after])))
             if self._socket is None:
                 return end
         return offset

@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import re
+import struct
 
 import msgspec
 
@@ -23,6 +24,7 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.names import CALL_ID, DEFAULT_NAMESPACE, LIVE, checked_name, split_qualified
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.catalog import CatalogMirror
+from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import ALLOWED, Request, Sink
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
@@ -34,6 +36,7 @@ from dayfly.gateway.websocket import Socket, SocketReply, Sockets, is_upgrade
 from dayfly.runtime.frames import ROUTE_LINE
 
 REMEMBERED_TARGETS_MAX = 4096
+REMEMBERED_TOKENS_MAX = 64  # of one address
 CLIENT_CONTEXT_BYTES_MAX = 3583
 _EVENT_PREFIX = PREFIX.encode()
 _INVOKE = re.compile(rb"/api/v1/functions/([^/?]+)/invoke(?:\?(.*))?")
@@ -45,18 +48,29 @@ class CallIds:
     """Random UUIDs (version 4) for calls; randomness is bought from the kernel in bulk."""
 
     BATCH = 256
+    _PARTS = struct.Struct("8s4sx3sx3s12s")  # of 32 hexadecimal digits, without the two that say version and variant
 
     def __init__(self) -> None:
         self._ids: list[bytes] = []
 
     def next(self) -> bytes:
         if not self._ids:
-            text = os.urandom(16 * self.BATCH).hex()
-            for at in range(0, len(text), 32):
-                variant = "89ab"[int(text[at + 16], 16) & 3]
-                parts = (text[at : at + 8], text[at + 8 : at + 12], f"4{text[at + 13 : at + 16]}", f"{variant}{text[at + 17 : at + 20]}")
-                self._ids.append("-".join((*parts, text[at + 20 : at + 32])).encode())
+            digits = os.urandom(16 * self.BATCH).hex().encode()
+            self._ids = [b"%b-%b-4%b-a%b-%b" % parts for parts in self._PARTS.iter_unpack(digits)]
         return self._ids.pop()
+
+
+class Way:
+    """Where an address leads, and, while the catalog stays as it is: the version's entry, and the tokens that were let in there."""
+
+    __slots__ = ("admitted", "changes", "entry", "public", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.entry: Entry | None = None
+        self.changes = -1  # of the catalog, when that was found out
+        self.public = False
+        self.admitted: set[bytes] = set()  # Authorization headers
 
 
 class Dispatch:
@@ -70,18 +84,18 @@ class Dispatch:
         self._forwarder = forwarder
         self._proxies = Proxies(settings.trusted_proxies)
         self.sockets = Sockets()
-        self._targets: dict[bytes, Target] = {}
+        self._ways: dict[bytes, Way] = {}
         self._ids = CallIds()
         self._die = random.Random(os.urandom(16))  # noqa: S311  (a coin between two versions, not a secret)
 
     def open(self, request: Request) -> Sink:
         raw = request.target
-        target = self._targets.get(raw)
-        if target is None:
+        way = self._ways.get(raw)
+        if way is None:
             if raw.startswith(_EVENT_PREFIX):
-                target = self._remember(raw, _event_target(raw))
+                way = self._remember(raw, _event_target(raw))
             elif match := _INVOKE.fullmatch(raw):
-                target = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
+                way = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
             elif match := _CONNECTION.fullmatch(raw):
                 return self._manage(request, match[1].decode())
             elif raw == b"/healthz":
@@ -90,34 +104,35 @@ class Dispatch:
                 return _Known(request, 200, b"allow: %b\r\n" % ALLOWED.encode())
             else:
                 return self._open_routed(request) or self._forwarder.open(request)
-        if target.path:
-            return self._open_event(request, target)
+        if way.target.path:
+            return self._open_event(request, way)
         if request.method != b"POST":
             raise Refusal("method_not_allowed", "A function is invoked with POST.", extra={"allow": "POST"})
-        return self._open_invoke(request, target)
+        return self._open_invoke(request, way)
 
-    def _remember(self, raw: bytes, target: Target) -> Target:
+    def _remember(self, raw: bytes, target: Target) -> Way:
         """The same few addresses come again and again; what they mean does not change."""
-        if len(self._targets) >= REMEMBERED_TARGETS_MAX:
-            self._targets.clear()
-        self._targets[raw] = target
-        return target
+        if len(self._ways) >= REMEMBERED_TARGETS_MAX:
+            self._ways.clear()
+        way = self._ways[raw] = Way(target)
+        return way
 
     # ---- /function/NAME --------------------------------------------------------------------------------------------------------
 
-    def _open_event(self, request: Request, target: Target) -> Sink:
+    def _open_event(self, request: Request, way: Way) -> Sink:
+        target = way.target
         if request.method == b"OPTIONS" and (answer := self._preflight(request, target)):
             return answer
-        reply = self._admitted(request, EventReply, target)
+        reply = self._admitted(request, EventReply, way)
         config = reply.entry.version.config
         reply.meta = self._head(request, target, private=config.auth == "token")
         if config.websocket and is_upgrade(request):  # each of its messages is admitted anew: tokens are revoked, versions change
-            return Socket(request, target.namespace, reply.meta, lambda letter: self._admitted(letter, SocketReply, target), self.sockets)
+            return Socket(request, target.namespace, reply.meta, lambda letter: self._admitted(letter, SocketReply, way), self.sockets)
         return reply
 
     def _manage(self, request: Request, connection: str) -> Sink:
         """/api/v1/connections/ID. Who may not invoke the function is not told whether the connection exists."""
-        token = self.catalog.bearer(request.header(b"authorization"))
+        token = self.catalog.bearer(request.authorization)
         if token is None:
             raise Refusal("unauthorized", "A token is needed, one that may invoke the function of this connection.")
         socket = self.sockets.get(connection)
@@ -173,37 +188,56 @@ class Dispatch:
         found = routes.find(host, method, path.decode())
         if found is None:
             return None
-        reply = self._open_event(request, Target(found.namespace, found.function, LIVE, path.decode(), query.decode()))
+        reply = self._open_event(request, Way(Target(found.namespace, found.function, LIVE, path.decode(), query.decode())))
         if found.key != DEFAULT_KEY and isinstance(reply, Reply):
             reply.meta += b"\n%b%b" % (ROUTE_LINE, found.key.encode())
         return reply
 
     # ---- POST /api/v1/functions/NAME/invoke ------------------------------------------------------------------------------------
 
-    def _open_invoke(self, request: Request, target: Target) -> Sink:
-        reply = self._admitted(request, InvokeReply, target)
-        for name, value in request.headers:
-            if name == b"x-amz-client-context":
-                reply.meta = _client_context(value)
-            elif name == b"x-amz-log-type":
-                reply.wants_tail = value.lower() == b"tail"
+    def _open_invoke(self, request: Request, way: Way) -> Sink:
+        reply = self._admitted(request, InvokeReply, way)
+        if request.x_amz:
+            for name, value in request.headers:
+                if name == b"x-amz-client-context":
+                    reply.meta = _client_context(value)
+                elif name == b"x-amz-log-type":
+                    reply.wants_tail = value.lower() == b"tail"
         return reply
 
     # ---- both ------------------------------------------------------------------------------------------------------------------
 
-    def _admitted(self, request: Request, door: type[Reply], target: Target) -> Reply:
-        authorization = given = b""
-        for key, value in request.headers:
-            if key == b"authorization":
-                authorization = value
-            elif key == b"x-call-id":
-                given = value
-        token = self.catalog.bearer(authorization) if authorization else None
+    def _admitted(self, request: Request, door: type[Reply], way: Way) -> Reply:
+        """A reply for a call that may enter. Raises Refusal. What was found out about the last call with this address and token holds as
+        long as nothing has changed: neither the catalog, nor that the version's calls are taken."""
+        entry = way.entry
+        if (
+            entry is None
+            or way.changes != self.catalog.changes
+            or entry.pool.draining
+            or self.fleet.stopping
+            or not (way.public or request.authorization in way.admitted)
+        ):
+            entry = self._find(request, door, way)
+        elif door is EventReply and (cors := entry.version.config.cors) is not None:
+            request.cors = answer_lines(cors, request.header(b"origin").decode("latin-1"))
+        if request.length > self.settings.body_bytes_max:
+            raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
+        given = request.given_id
+        call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
+        if entry.gate is not None:
+            door = LIMITED[door]
+        return door(self.fleet, request, entry, call_id)
+
+    def _find(self, request: Request, door: type[Reply], way: Way) -> Entry:
+        """The entry of the version that takes this call, if it may enter. Raises Refusal. Remembers the way, where no die was cast."""
+        target, authorization, catalog = way.target, request.authorization, self.catalog
+        token = catalog.bearer(authorization) if authorization else None
         try:
-            function = self.catalog.function(target.namespace, target.function)
+            function = catalog.function(target.namespace, target.function)
         except Refusal:
             # Who has no business in a namespace is not told what exists there, except that public functions are public.
-            if self.catalog.known and token is None and authorization:
+            if catalog.known and token is None and authorization:
                 raise Refusal("unauthorized", "The token is unknown or was revoked.") from None
             raise
         version = pick_version(function, target.qualifier, self._die.random())
@@ -212,13 +246,15 @@ class Dispatch:
         refusal = admit(version, token, token_was_given=bool(authorization), stopping=self.fleet.stopping)
         if refusal is not None:
             raise refusal
-        if request.length > self.settings.body_bytes_max:
-            raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
-        call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
         entry = self.fleet.entry(function, version)
-        if entry.gate is not None:
-            door = LIMITED[door]
-        return door(self.fleet, request, entry, call_id)
+        if way.entry is not entry or way.changes != catalog.changes or len(way.admitted) >= REMEMBERED_TOKENS_MAX:
+            way.admitted.clear()
+        is_certain = all(len(alias.weights) == 1 for alias in function.aliases if alias.name == target.qualifier)
+        way.entry, way.changes = entry if is_certain else None, catalog.changes
+        way.public = version.config.auth == "none"
+        if token is not None:
+            way.admitted.add(authorization)
+        return entry
 
 
 def _event_target(raw: bytes) -> Target:

@@ -13,9 +13,10 @@ from dayfly.core.decide.evict import Item
 from dayfly.core.decide.pool import Pool
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
-from dayfly.gateway.channel import Channel, VersionSocket
+from dayfly.gateway.channel import Channel
 from dayfly.gateway.ledger import FunctionLedger
 from dayfly.gateway.limits import Gate
+from dayfly.gateway.version_socket import VersionSocket
 
 LATE_GRACE_SECONDS = 0.5
 CLOSE_GRACE_SECONDS = 5.0  # instances of a closed pool get this long to leave by themselves
@@ -27,8 +28,8 @@ class Entry:
     """One version on this gateway."""
 
     __slots__ = (
-        "boot", "channels", "closed_at", "function", "gate", "ledger", "memory_mb", "pool", "provers", "proving_until", "secrets",
-        "socket", "timeout_seconds", "version", "warned_at",
+        "boot", "channels", "closed_at", "function", "gate", "ledger", "memory_mb", "noted", "pool", "provers", "proving_until",
+        "secrets", "socket", "timeout_seconds", "version", "warned_at",
     )  # fmt: skip
 
     def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
@@ -52,6 +53,7 @@ class Entry:
             ledger.idle_times,
         )
         self.socket = VersionSocket()
+        self.noted = False  # in this turn of the loop (gateway/turn.py)
         self.gate: Gate | None = None  # when the function or its namespace has limits
         self.channels: dict[str, Channel] = {}
         self.provers: list[Provers] = []
@@ -80,6 +82,17 @@ class Entry:
             self.pool.limits = msgspec.structs.replace(self.pool.limits, min_instances=min_instances_of(function, version))
         return True
 
+    def send(self) -> None:
+        """Put what the pool offers on the socket; what that does not take goes back, each to the front."""
+        calls = self.pool.take_offers()
+        sent = self.socket.send(calls)
+        for call in reversed(calls[sent:]):
+            self.pool.blocked(call)
+
+    def untaken(self) -> set[int]:
+        """Sequence numbers of the offered calls that no instance has received: on the socket, or still to be sent."""
+        return {*self.socket.untaken(), *(call.seq for call in self.pool.offers)}
+
     def check_deadlines(self, now: float) -> None:
         """Tell the pool of calls that ran out of time, and which instance holds each."""
         pool = self.pool
@@ -100,7 +113,7 @@ class Entry:
         marked = {seq: channel.id for channel in self.channels.values() for seq in channel.running(slots)}
         for channel in list(self.channels.values()):
             channel.read()
-        untaken = self.socket.untaken()
+        untaken = self.untaken()
         return {seq: marked.get(seq, "") for seq in self.pool.offered if seq in marked or seq not in untaken}
 
     def is_over(self, now: float, kill: Callable[[str], None]) -> bool:
@@ -124,7 +137,7 @@ class Entry:
         if channel.believed and max(claimed, default=0) <= newest:
             return claimed
         accounted = {seq for other in self.channels.values() if other is not channel for seq in other.running(slots)}
-        accounted.update(self.socket.untaken())
+        accounted.update(self.untaken())
         return [seq for seq in self.pool.offered if seq not in accounted]
 
     def evictable(self) -> Item["Entry"]:

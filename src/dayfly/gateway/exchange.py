@@ -4,7 +4,6 @@ gateway/server.py makes requests; dispatch, reply and forward answer them.
 """
 
 import asyncio
-import time
 from http import HTTPStatus
 from math import ceil
 from typing import Any, Protocol
@@ -100,17 +99,21 @@ class Request:
     begins with '/' (or is '*'). `dropped` are the headers that are not passed on; `bodyless` answers have a head only."""
 
     __slots__ = (
-        "answered", "begun", "bodyless", "chunked", "close", "coded", "complete", "connection", "cors", "dropped", "expects", "headers",
-        "held", "length", "method", "received", "received_at", "refusal", "sink", "target", "version",
+        "answered", "authorization", "begun", "bodyless", "chunked", "close", "coded", "complete", "connection", "cors", "dropped",
+        "expects", "given_id", "headers", "held", "length", "method", "prefer", "received", "received_at", "refusal", "sink", "target",
+        "version", "x_amz",
     )  # fmt: skip
 
-    def __init__(self, connection: Wire) -> None:
+    def __init__(self, connection: Wire, received_at: float) -> None:
         self.connection = connection
+        self.received_at = received_at  # monotonic
         self.method = b""
         self.target = b""
         self.version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
         self.dropped = NOT_PASSED
+        self.authorization = self.given_id = self.prefer = b""  # of Authorization, X-Call-Id and Prefer, the last of each
+        self.x_amz = False  # there are headers of Lambda's
         self.length = -1
         self.coded = False  # chunked
         self.received = 0
@@ -125,7 +128,6 @@ class Request:
         self.cors = b""  # header lines for browsers, in whatever answer there will be; b"" where the function asks for none
         self.sink: Sink | None = None
         self.refusal: Refusal | None = None
-        self.received_at = time.monotonic()
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or b""."""
@@ -144,7 +146,8 @@ class Request:
             length = b"content-length: 0\r\n" if status == 205 else b""
         else:
             length = b"content-length: %d\r\n" % len(body)
-        parts = (status_line(status), lines, self.cors, length, connection.site.date, self._connection_line(), b"\r\n")
+        plain = self.complete and not self.close and self.version == "1.1" and not connection.site.stopping
+        parts = (status_line(status), lines, self.cors, length, connection.site.date, b"" if plain else self._connection_line(), b"\r\n")
         if self.bodyless:
             connection.write(b"".join(parts))
         else:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Offer, Retire, Start
+from dayfly.core.decide.effects import Answer, Clear, Close, Kill, Retire, Start
 from dayfly.core.decide.evict import GreedyDual
 from dayfly.core.decide.starts import Starts
 from dayfly.core.model.call import WAITING, Call
@@ -60,14 +60,13 @@ class Fleet:
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
         self._starts = Starts[Entry](settings.starts_in_flight_max, settings.starts_fresh_max or 2 * (os.cpu_count() or 1))
-        self._turn = turn = Turn(self._loop)
+        self._turn = Turn(self._loop, self._carry_out)
         self._keep_at = 0.0
         self._next_start: asyncio.Handle | None = None
         self._eviction = GreedyDual[Entry]()
         self.stopping = False
         provider.on_accepted, provider.on_exited = self._on_accepted, self._on_exited
         self._effects: dict[type, Callable[[Entry, Any], None]] = {
-            Offer: lambda entry, effect: turn.offer(entry, effect.call),
             Start: self._do_start,
             Answer: lambda _, effect: effect.call.reply.refused(effect.code, effect.retry_after_seconds),
             Retire: lambda entry, effect: entry.retire(effect.instances),
@@ -103,7 +102,7 @@ class Fleet:
         call = Call(self._seq, now, now + entry.timeout_seconds, reply)
         reply.call = call
         entry.pool.submitted(call, now)
-        self._carry_out(entry)
+        self._turn.note(entry)
         if call.state == WAITING and (by := reply.wanted_by()) is not None:
             entry.pool.hurried(call, by, now)
             self._carry_out(entry)
@@ -193,8 +192,11 @@ class Fleet:
                 self._provider.kill(channel.id)
 
     def _carry_out(self, entry: Entry) -> None:
-        for effect in entry.pool.effects():
+        pool = entry.pool
+        for effect in pool.effects():
             self._effects[type(effect)](entry, effect)
+        if pool.offers:
+            self._turn.note(entry)
 
     def _do_start(self, entry: Entry, effect: Start) -> None:
         self._starts.ask(entry, effect.instances, is_first=not entry.channels)
@@ -261,10 +263,12 @@ class Fleet:
         entry: Entry = channel.entry
         kind = frame.kind
         if (kind == frames.RESULT or kind == frames.END) and channel.ready_at:  # before that it was asked nothing
-            call = entry.pool.finished(frame.seq, time.monotonic(), frame.exec_us * 1e-6)
+            pool = entry.pool
+            call = pool.finished(frame.seq, time.monotonic(), frame.exec_us * 1e-6)
             if call is not None:
                 (call.reply.result if kind == frames.RESULT else call.reply.end)(channel, frame)
-            self._carry_out(entry)
+            if pool.urgent or pool.unsettled:
+                self._turn.note(entry)
         elif kind == frames.LOG:
             self._outputs.frame(channel, frame)
         elif (kind == frames.HEAD or kind == frames.CHUNK) and channel.ready_at:
@@ -330,7 +334,6 @@ class Fleet:
             return
         entry: Entry = channel.entry
         channel.read_out()
-        self._turn.send()
         taken = entry.taken_by(channel, self._seq)
         channel.close()
         del entry.channels[channel.id]

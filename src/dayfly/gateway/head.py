@@ -22,15 +22,19 @@ _END_TO_END = re.compile(
     rb"host|content-.*|accept.*|authorization|cookie|cache-control|date|etag|if-.*|range|origin|referer|user-agent|via|"
     rb"forwarded|x-forwarded-.*|x-real-ip|x-call-id|x-amz-.*"
 )
-_WATCHED = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection", b"expect"))  # most headers are none of these
+_WATCHED = frozenset(  # most headers are none of these
+    (b"authorization", b"content-length", b"transfer-encoding", b"host", b"connection", b"expect", b"prefer", b"x-call-id",
+     b"x-amz-client-context", b"x-amz-invocation-type", b"x-amz-log-type")
+)  # fmt: skip
 _PLAIN_CONNECTION = frozenset((b"keep-alive", b"close", b""))
 
 _good_hosts: set[bytes] = set()
 
 
 def read_head(request: Request, settings: Settings, head_bytes: int) -> Refusal | None:
-    """Fill in what the headers say of length, expectation and hop-by-hop headers. What is returned refuses the request. `head_bytes` is
-    how much was read for this head: so much at most, or 0 when it came along with an earlier request and nobody knows."""
+    """Fill in what the headers say of length, expectation and hop-by-hop headers, and those few that are asked for later. What is returned
+    refuses the request. `head_bytes` is how much was read for this head: so much at most, or 0 when it came along with an earlier request
+    and nobody knows."""
     if request.method not in METHODS:
         return Refusal("method_not_allowed", f"The method {request.method.decode('latin-1')} is not served here.")
     new = request.version == "1.1"
@@ -52,13 +56,21 @@ def read_head(request: Request, settings: Settings, head_bytes: int) -> Refusal 
                 return Refusal("bad_request", "The Host header names no host.")
         elif name == b"content-length":
             request.length = int(value)  # digits: llhttp has seen to it
+        elif name == b"authorization":
+            request.authorization = value
         elif name == b"connection":
             if value not in _PLAIN_CONNECTION:
                 request.dropped |= _nominated(value)
         elif name == b"transfer-encoding":
             codings = [*(codings or ()), value]
-        else:
+        elif name == b"expect":
             request.expects = value.lower() == b"100-continue"
+        elif name == b"x-call-id":
+            request.given_id = value
+        elif name == b"prefer":
+            request.prefer = value
+        else:
+            request.x_amz = True
     if hosts != 1 and (hosts or new):
         return Refusal("bad_request", "An HTTP/1.1 request needs exactly one Host header.")
     if codings is not None and (refusal := _check_codings(request, codings)) is not None:

@@ -4,10 +4,11 @@ gateway/link.py takes them away in batches. When control is away the buffers fil
 Written for every call, so it is arithmetic on lists and ints and nothing else. Never raises, never waits.
 """
 
+from bisect import bisect_left
 from collections import deque
 
 from dayfly.core.decide.keepalive import IdleTimes
-from dayfly.core.decide.meter import BUCKETS, NOT_RUN, bucket
+from dayfly.core.decide.meter import BOUNDS_US, BUCKETS, NOT_RUN, bucket
 from dayfly.core.decide.quota import DAY_SECONDS
 from dayfly.core.model.records import Answered, FunctionStatistics, LogRecord, UsageSum
 from dayfly.core.model.settings import Settings
@@ -85,11 +86,12 @@ class Ledger:
         if not ledger.phases:
             ledger.begin()
         phases, sums = ledger.phases, ledger.sums
-        phases["queue"][bucket(record.queue_us)] += 1
-        sums["queue"] += record.queue_us
-        phases["exec"][bucket(record.exec_us)] += 1
-        sums["exec"] += record.exec_us
-        total = record.queue_us + record.exec_us
+        queue_us, exec_us = record.queue_us, record.exec_us
+        phases["queue"][bisect_left(BOUNDS_US, queue_us)] += 1  # core/decide/meter.py bucket, unrolled
+        sums["queue"] += queue_us
+        phases["exec"][bisect_left(BOUNDS_US, exec_us)] += 1
+        sums["exec"] += exec_us
+        total = queue_us + exec_us
         if record.cold:
             numbers.cold += 1
             phases["start"][bucket(record.start_us)] += 1
@@ -97,7 +99,7 @@ class Ledger:
             phases["init"][bucket(record.init_us)] += 1
             sums["init"] += record.init_us
             total += record.start_us + record.init_us
-        phases["total"][bucket(total)] += 1
+        phases["total"][bisect_left(BOUNDS_US, total)] += 1
         sums["total"] += total
         if outcome == "ok" or outcome not in NOT_RUN:
             self._bill(ledger, record)
@@ -108,15 +110,18 @@ class Ledger:
         if used is None or used.day != day:
             used = ledger.usage = UsageSum(day, ledger.numbers.namespace, ledger.numbers.function)
             self.usage.append(used)
-        billed = (-(-record.exec_us // self._step_us) or 1) * self._round_ms  # core/decide/meter.py billed_ms, unrolled
+        exec_us = record.exec_us
+        billed = (-(-exec_us // self._step_us) or 1) * self._round_ms  # core/decide/meter.py billed_ms, unrolled
         used.calls += 1
         used.billed_ms += billed
         used.mb_ms += billed * record.memory_mb
-        used.exec_us += record.exec_us
+        used.exec_us += exec_us
         used.bytes_in += record.bytes_in
         used.bytes_out += record.bytes_out
-        used.cold += record.cold
-        used.errors += record.outcome != "ok"
+        if record.cold:
+            used.cold += 1
+        if record.outcome != "ok":
+            used.errors += 1
 
     def rejected(self, ledger: FunctionLedger, code: str, reason: str = "") -> None:
         """A call was refused before an instance saw it: counted, not billed. `reason`: which limit, where the code alone does not say."""

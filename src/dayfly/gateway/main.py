@@ -20,7 +20,6 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
-from dayfly.gateway.exchange import Request, Sink
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
 from dayfly.gateway.ledger import Ledger
@@ -45,15 +44,6 @@ def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[]
     uvloop.run(_serve(settings, layout, lifeline, ready, listener))
 
 
-class _Late:
-    """The site needs a dispatcher, the dispatcher's fleet a loop: this stands between them until all are there."""
-
-    dispatch: Dispatch
-
-    def open(self, request: Request) -> Sink:
-        return self.dispatch.open(request)
-
-
 async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Callable[[], None], listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     stop, leave = asyncio.Event(), asyncio.Event()
@@ -67,9 +57,8 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
     ledger, catalog = Ledger(settings), CatalogMirror()
     provider = LocalProvider(layout.node_socket)
     fleet = Fleet(settings, provider, ledger, name)
-    late = _Late()
-    site = Site(settings, late)
-    late.dispatch = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket))
+    site = Site(settings)
+    site.dispatcher = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket))
     link = Link(layout.link_socket, name, (catalog, fleet, ledger, site))
 
     async with asyncio.TaskGroup() as group:

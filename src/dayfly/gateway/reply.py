@@ -214,7 +214,8 @@ class Reply:
 
     def wanted_by(self) -> float | None:
         """Until when the caller wants a call begun that found no free instance; None when it did not say."""
-        wait = wait_preferred(self.request.header(b"prefer"))
+        prefer = self.request.prefer
+        wait = wait_preferred(prefer) if prefer else None
         return None if wait is None else self.request.received_at + wait
 
     def refused(self, code: str, retry_after_seconds: float = 0.0) -> None:

@@ -38,15 +38,15 @@ class Connection(asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
     __slots__ = (
-        "_current", "_deaf", "_early", "_ended", "_framing", "_head_bytes", "_held", "_held_back", "_in_head", "_parser", "_queue",
+        "_current", "_deaf", "_early", "_ended", "_framing", "_head_bytes", "_held", "_held_back", "_in_head", "_now", "_parser", "_queue",
         "_reading", "_request", "_transport", "_turning", "_upgrading", "_write_paused", "closing", "deadline", "peer", "site",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.peer = ""
-        self.deadline = 0.0
-        self.closing = False
+        self.deadline = self._now = 0.0  # `_now`: when the bytes came that are being parsed
+        self.closing = self._write_paused = False
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made, before anything else
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None  # being parsed
@@ -61,7 +61,6 @@ class Connection(asyncio.Protocol):
         self._framing = 0  # bytes read since a head was complete; what of them is not its body is framing
         self._reading = True
         self._held_back = False  # by a sink: that no body comes is not the client's fault
-        self._write_paused = False
         self._deaf = False  # what comes now is no request of which one could know where it begins
         self._ended = False  # the client sends no more, but may still read
 
@@ -92,9 +91,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.closing or self._deaf:
             return
+        self._now = time.monotonic()
         if self._in_head:
             if self._head_bytes == 0 and self._current is None:
-                self.deadline = time.monotonic() + self.site.settings.header_timeout_seconds
+                self.deadline = self._now + self.site.settings.header_timeout_seconds
             self._head_bytes += len(data)
         else:
             self._framing += len(data)
@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self.closing or self._upgrading is not None:
             return  # what comes behind the last request of a connection is not looked at
-        self._request = Request(self)
+        self._request = Request(self, self._now)
         self._in_head = True
         self._early = not self._head_bytes
 
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         request.close = not self._parser.should_keep_alive()
         if request.refusal is None:
             request.refusal = read_head(request, self.site.settings, head_bytes)
-        self.deadline = time.monotonic() + self.site.settings.body_timeout_seconds
+        self.deadline = self._now + self.site.settings.body_timeout_seconds
         if self._current is None and not self._queue:
             self._open(request)
         if (request.length > 0 or request.coded) and self._parser.should_upgrade():
@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
         if request is None:
             return
         request.received += len(chunk)
-        self.deadline = time.monotonic() + self.site.settings.body_timeout_seconds
+        self.deadline = self._now + self.site.settings.body_timeout_seconds
         if request.answered or request.refusal is not None:
             return  # read away
         if request.sink is not None:
@@ -300,7 +300,7 @@ class Connection(asyncio.Protocol):
         """The bytes cannot be followed any further. This is answered when its turn comes, and is the last."""
         if self.closing:
             return
-        request, self._request = self._request or Request(self), None
+        request, self._request = self._request or Request(self, self._now), None
         self._deaf = request.close = True
         request.refusal = request.refusal or refusal
         if request is self._current:

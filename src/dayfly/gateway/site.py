@@ -43,9 +43,10 @@ class Client(Protocol):
 class Site:
     """What all connections of one gateway share."""
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
+    dispatcher: Dispatcher  # set before the first connection: it needs others that need this
+
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.dispatcher = dispatcher
         self.connections: set[Client] = set()
         self.turned_away: set[Client] = set()
         self.peers: dict[str, int] = {}  # counted peers → connections

@@ -14,8 +14,9 @@ import structlog
 from dayfly.core.model.egress import way_of
 from dayfly.core.ports import Provider
 from dayfly.core.wire.node import Start, pack_secrets
-from dayfly.gateway.channel import Channel, sealed_memfd
+from dayfly.gateway.channel import Channel
 from dayfly.gateway.entry import Entry
+from dayfly.gateway.version_socket import sealed_memfd
 
 log = structlog.get_logger()
 

@@ -1,51 +1,47 @@
-"""When an offered call goes out to the instances: at once while one of them is free, else with all others of this turn of the loop.
+"""When offered calls go out to the instances: at once while one of them is free, else with all others of this turn of the loop.
 
 Instances are faster than a gateway. One that is handed its calls one by one falls asleep between any two, and to wake it is the dearest
-part of sending (measured at 64 connections: a third more calls a second without it). So while none can be free, calls are kept until all
-that the loop has read is looked at, and then sent in a row: an instance is woken once, and its answers come back in a row, too.
+part of sending (measured at 64 connections: a third more calls a second without it). So while none can be free, a version is noted, and
+when all that the loop has read is looked at, its pool decides once about all of it, and its calls go out in a row (gateway/burst.py).
 Never decides whether a call is offered (core/decide/pool.py has), only when it is sent. Used by gateway/fleet.py.
 """
 
 import asyncio
+from collections.abc import Callable
 
-from dayfly.core.model.call import OFFERED, Call
 from dayfly.gateway.entry import Entry
 
 
 class Turn:
-    """Offers of one turn of the loop, in order."""
+    """Versions that this turn of the loop has something for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, carry_out: Callable[[Entry], None]) -> None:
         self._loop = loop
-        self._kept: dict[int, tuple[Entry, Call]] = {}  # by sequence number: who is taken back and offered again is still sent once
+        self._carry_out = carry_out
+        self._noted: list[Entry] = []
 
     def __repr__(self) -> str:
-        return f"<Turn {len(self._kept)} kept>"
+        return f"<Turn {len(self._noted)} noted>"
 
-    def offer(self, entry: Entry, call: Call) -> None:
-        """Send it, now or at this turn's end."""
+    def note(self, entry: Entry) -> None:
+        """Its pool has calls to send, or facts it has not yet decided on."""
         pool = entry.pool
-        if self._kept or len(pool.offered) > pool.ready * pool.limits.concurrency:
-            if not self._kept:
-                self._loop.call_soon(self.send)
-            self._kept[call.seq] = (entry, call)
-        elif not _sent(entry, call):
-            pool.blocked(call)
-
-    def send(self) -> None:
-        """All that is kept. Also called before anybody asks what is on a socket."""
-        if not self._kept:
+        if pool.urgent or (pool.unsettled and not pool.ready):  # who is to start something waits for nobody
+            self._carry_out(entry)
+        if entry.noted:
             return
-        kept, self._kept = self._kept, {}
-        blocked: list[tuple[Entry, Call]] = []
-        full: set[Entry] = set()
-        for entry, call in kept.values():
-            if call.state == OFFERED and (entry in full or not _sent(entry, call)):  # others were answered or taken back since
-                full.add(entry)
-                blocked.append((entry, call))
-        for entry, call in reversed(blocked):  # each goes to the front
-            entry.pool.blocked(call)
+        if not pool.unsettled and len(pool.offered) <= pool.ready * pool.limits.concurrency:
+            entry.send()
+            return
+        if not self._noted:
+            self._loop.call_soon(self.end)
+        entry.noted = True
+        self._noted.append(entry)
 
-
-def _sent(entry: Entry, call: Call) -> bool:
-    return entry.socket.offer(call.seq, int(call.deadline * 1e9), call.reply)
+    def end(self) -> None:
+        """Decide on what is noted, and send."""
+        noted, self._noted = self._noted, []
+        for entry in noted:
+            self._carry_out(entry)
+            entry.noted = False
+            entry.send()

@@ -26,7 +26,7 @@ def _look(loop: asyncio.AbstractEventLoop, entry: Entry, carry_out: Callable[[En
     missing = suspects & entry.pool.offered.keys()
     if not missing or entry.pool.closed:
         return
-    missing -= set(entry.socket.untaken())
+    missing -= entry.untaken()
     for channel in entry.channels.values():
         missing -= set(channel.running(entry.pool.limits.concurrency))
     all_read = {channel.read() for channel in list(entry.channels.values())} <= {True}  # an answer may be all that is left of a call

@@ -62,9 +62,12 @@ class Letter(Request):
     __slots__ = ("_done", "_lines", "_said", "_status")
 
     def __init__(self, socket: "Socket", headers: list[tuple[bytes, bytes]], done: Callable[[int, bytes, bytes], None]) -> None:
-        super().__init__(socket)
+        super().__init__(socket, time.monotonic())
         self.method = b"POST"
         self.headers = headers
+        for name, value in headers:
+            if name == b"authorization":
+                self.authorization = value
         self.complete = True
         self._done = done
         self._said: Callable[[bytes, bytes], None] = socket.say

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
+from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, PoolLimits, Retire, Start
 from dayfly.core.decide.pool import Pool
 from dayfly.core.model.call import WAITING, Call
 
@@ -112,11 +112,12 @@ class World:
     def _carry_out(self) -> None:
         for effect in self.pool.effects():
             self._do(effect)
+        while calls := self.pool.take_offers():
+            self._socket.extend(calls)
+            self._pull()
 
     def _do(self, effect: Effect) -> None:
-        if isinstance(effect, Offer):
-            self._socket.append(effect.call)
-        elif isinstance(effect, Start):
+        if isinstance(effect, Start):
             for _ in range(effect.instances):
                 self._start()
         elif isinstance(effect, Answer):

@@ -20,12 +20,6 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     prefetch_max: int = 16
 
 
-class Offer(NamedTuple):
-    """Put this call on the version's socket."""
-
-    call: Call
-
-
 class Start(NamedTuple):
     """Start this many instances; report each with `started` or `failed`, after naming it with `starting`."""
 
@@ -62,4 +56,4 @@ class Close(NamedTuple):
     """Drained: nothing waits and nothing runs. Close the version's socket; the instances leave."""
 
 
-Effect = Offer | Start | Answer | Retire | Kill | Clear | Close
+Effect = Start | Answer | Retire | Kill | Clear | Close

@@ -1,8 +1,12 @@
 """Who runs the calls of one version: a pool of instances that pull from one socket.
 
 Facts in (`submitted`, `hurried`, `starting`, `started`, `failed`, `finished`, `retired`, `lost`, `doubted`, `blocked`, `abandoned`,
-`expired`, `ensure`, `ticked`, `drain`), effects out (`effects()`, core/decide/effects.py). Nothing here does anything: gateway/fleet.py
-carries the effects out. Between two awaits a decision is atomic, so there is no lock.
+`expired`, `ensure`, `ticked`, `drain`), effects out: `effects()` (core/decide/effects.py), and `take_offers()`, the calls that are to be
+put on the version's socket, which is the one effect of every call and so has no object of its own. Nothing here does anything:
+gateway/fleet.py carries the effects out. Between two awaits a decision is atomic, so there is no lock.
+
+What queued calls and answers change is decided on when effects are asked for (`unsettled`), so that a gateway which reads sixty of them in
+one turn of its loop weighs them together.
 
 How it works. Calls wait in a bounded queue here and are *offered* to the version's socket, from which whichever instance is free takes
 the next. Only as many are offered as instances can take at once; when calls are very short a few more (`prefetch_max` per slot), so
@@ -20,12 +24,13 @@ Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py a
 from collections.abc import Iterable, Iterator
 from math import ceil
 
-from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, Offer, PoolLimits, Retire, Start
+from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, PoolLimits, Retire, Start
 from dayfly.core.decide.keepalive import IDLE_SECONDS_MIN, IdleTimes, KeepAlive, fixed, priced
 from dayfly.core.decide.late import overdue, stuck
 from dayfly.core.decide.line import Line
+from dayfly.core.decide.pool_view import PoolView
 from dayfly.core.decide.scale import depth, needed, stalled
-from dayfly.core.decide.wait import hopeless, usual, wait_seconds
+from dayfly.core.decide.wait import hopeless, usual
 from dayfly.core.model.call import ANSWERED, CALL_STEPS, INSTANCE_STEPS, OFFERED, STARTING, WAITING, Call, Instance, step
 
 START_SECONDS_GUESS = 0.005  # until the first start was seen
@@ -35,7 +40,7 @@ RETURNS_MAX = 16  # of one call
 SMOOTHING = 0.2  # weight of the newest observation in moving means
 
 
-class Pool:
+class Pool(PoolView):
     """The decisions of one version's pool. `repr` tells the story."""
 
     def __init__(self, limits: PoolLimits, seen: IdleTimes | None = None) -> None:
@@ -60,7 +65,10 @@ class Pool:
         learns = limits.keep_alive_learns and limits.keep_alive_seconds > 0  # `seen`: idle times that shall outlive this pool
         self.keep = KeepAlive(limits.keep_alive_seconds, seen or IdleTimes(), priced if learns else fixed)
         self._stalled_at = float("-inf")
-        self._effects: list[Effect] = []
+        self.offers: list[Call] = []  # offered, and nobody has taken them out yet to send them
+        self.unsettled = False  # calls were queued, or answered while others wait, and what that is worth was not yet decided
+        self._faster = False  # answers came while calls waited: more may be offered, or fewer
+        self.urgent: list[Effect] = []  # effects that should not wait until others have told their facts, too
 
     def submitted(self, call: Call, now: float) -> None:
         """A call wants in. Offered at once when there is room, else it waits; refused when the queue is full or would take too long."""
@@ -81,7 +89,7 @@ class Pool:
             self._answer(call, "deadline_out_of_reach", wait)
         else:
             self.waiting.append(call)
-            self._start_if_worth_it(now)
+            self.unsettled = True
 
     def hurried(self, call: Call, by: float, now: float) -> None:
         """The caller of the newest call, which waits, wants it begun by then: refused at once when that cannot be."""
@@ -144,8 +152,7 @@ class Pool:
         self._blocked = False
         if self.waiting:
             self._usual_seconds = usual(self._usual_seconds, exec_seconds, self.mean_seconds)
-            self._resize()
-            self._offer_waiting()
+            self.unsettled = self._faster = True
         elif self.draining or self.limits.keep_alive_seconds <= 0:
             self._let_go(now)
         return call
@@ -205,9 +212,9 @@ class Pool:
             holder = holders.get(call.seq)
             self._answer(call, "queue_timeout" if holder is None else "function_timeout")
             if holder:
-                self._effects.append(Kill(holder, "function_timeout"))
+                self.urgent.append(Kill(holder, "function_timeout"))
             else:
-                self._effects += [Kill(name, "function_timeout") for name in stuck(self.instances.values(), call, self._last_finish_at)]
+                self.urgent += [Kill(name, "function_timeout") for name in stuck(self.instances.values(), call, self._last_finish_at)]
         if late:
             self._close_if_drained()
 
@@ -241,39 +248,24 @@ class Pool:
         self._close_if_drained()
 
     def effects(self) -> Iterator[Effect]:
-        """What to do now, in order. Carrying one out may add more; they come in the same loop."""
-        pending = self._effects
+        """What to do now, in order, beside sending `take_offers()`. Carrying one out may add more; they come in the same loop."""
+        if self.unsettled:
+            self.unsettled = False
+            if self._faster:
+                self._faster = False
+                self._resize()
+            self._offer_waiting()
+            self._start_if_worth_it(max(self.last_demand_at, self._last_finish_at))
+        pending = self.urgent
         while pending:
-            self._effects = []
+            self.urgent = []
             yield from pending
-            pending = self._effects
+            pending = self.urgent
 
-    @property
-    def leaving(self) -> bool:
-        """Whether instances of this pool are on their way out."""
-        return self.closed or self._leaving > 0
-
-    def wait(self, behind: int = 0) -> float:
-        """Seconds that a call which came now would wait; so many of those inside are not before it."""
-        return wait_seconds(len(self.waiting) + len(self.offered) - behind, self.limits, self.mean_seconds, self._usual_seconds)
-
-    @property
-    def busy_starting(self) -> int:
-        """Starts asked for or under way."""
-        return self._starting + self._start_asked
-
-    def hopeful(self) -> list[Call]:
-        """Calls that no instance has taken as far as is known here: what a failed start is to be told to."""
-        return [*self.waiting, *(self.offered.values() if self.ready == 0 else ())]
-
-    def dormant(self, now: float, seconds: float) -> bool:
-        """Nothing here, nothing coming, and no call for so long."""
-        empty = not (self.instances or self.waiting or self.offered or self._start_asked)
-        return empty and now - self.last_demand_at > seconds and not self.closed and not self.keep.expects(now)
-
-    def idle(self) -> int:
-        """Instances that could be asked to leave without anybody waiting."""
-        return max(0, self.ready - self._leaving - ceil(len(self.offered) / self.limits.concurrency))
+    def take_offers(self) -> list[Call]:
+        """Calls to put on the version's socket now, in order. What cannot be sent comes back by `blocked`."""
+        taken, self.offers = self.offers, []
+        return [call for call in taken if call.state == OFFERED]  # the others were answered meanwhile
 
     def release(self, count: int) -> None:
         """The machine needs room: ask idle instances to leave."""
@@ -284,14 +276,10 @@ class Pool:
         self._leaving = max(0, self._leaving - count)
         self._resize()
 
-    def __repr__(self) -> str:
-        calls = f"submitted={self.submitted_count} answered={self.answered_count} waiting={len(self.waiting)} offered={len(self.offered)}"
-        return f"<Pool {calls} ready={self.ready} starting={self.busy_starting} leaving={self._leaving} draining={self.draining}>"
-
     def _offer(self, call: Call) -> None:
         call.state = OFFERED
         self.offered[call.seq] = call
-        self._effects.append(Offer(call))
+        self.offers.append(call)
 
     def _offer_waiting(self) -> None:
         room = self._room - len(self.offered)
@@ -302,10 +290,7 @@ class Pool:
     def _answer(self, call: Call, code: str, retry_after_seconds: float = 0.0) -> None:
         call.state = step(CALL_STEPS, call.state, "answered")
         self.answered_count += 1
-        self._effects.append(Answer(call, code, retry_after_seconds))
-
-    def _free_slots(self) -> int:
-        return (self.ready - self._leaving) * self.limits.concurrency
+        self.urgent.append(Answer(call, code, retry_after_seconds))
 
     def _resize(self) -> None:
         """How many calls may be on the socket at once."""
@@ -332,7 +317,7 @@ class Pool:
 
     def _ask(self, count: int) -> None:
         self._start_asked += count
-        self._effects.append(Start(count))
+        self.urgent.append(Start(count))
 
     def _remember_demand(self, now: float) -> None:
         demand = len(self.waiting) + len(self.offered)
@@ -359,7 +344,7 @@ class Pool:
         if count > 0:
             self._leaving += count
             self._resize()
-            self._effects.append(Retire(count))
+            self.urgent.append(Retire(count))
 
     def _gone(self, instance: str) -> None:
         it = self.instances.pop(instance)
@@ -381,7 +366,8 @@ class Pool:
         for call in reversed(self.offered.values()):
             self._put_back(call, code)
         self.offered.clear()
-        self._effects.append(Clear())
+        self.offers.clear()  # or one that is offered again before these are sent would be sent twice
+        self.urgent.append(Clear())
 
     def _put_back(self, call: Call, code: str = "function_crashed") -> None:
         """To the front of the queue, but not for ever: then `code`. What one instance after another dies of unmarked is the function's
@@ -396,4 +382,4 @@ class Pool:
     def _close_if_drained(self) -> None:
         if self.draining and not self.waiting and not self.offered and not self.closed:
             self.closed = True
-            self._effects.append(Close())
+            self.urgent.append(Close())
