@@ -18,10 +18,12 @@ import uvloop
 
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
+from dayfly.gateway.asynchronous import Door
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
+from dayfly.gateway.leased import Runner
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.link import Link
 from dayfly.gateway.memory import MemoryWatch
@@ -58,11 +60,13 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
     provider = LocalProvider(layout.node_socket)
     fleet = Fleet(settings, provider, ledger, name)
     site = Site(settings)
-    site.dispatcher = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket))
     link = Link(layout.link_socket, name, (catalog, fleet, ledger, site))
+    door, runner = Door(settings, link.say), Runner(settings, catalog, fleet, link.say, provider.kill)
+    link.listeners += [door, runner]
+    site.dispatcher = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket), door)
 
     async with asyncio.TaskGroup() as group:
-        clock = _tick(fleet, link, site, MemoryWatch(fleet, settings.memory_available_bytes_min))
+        clock = _tick(fleet, link, site, MemoryWatch(fleet, settings.memory_available_bytes_min), (door, runner))
         tasks = [group.create_task(work) for work in (provider.run(), link.run(), clock)]
         try:
             # Serving before the first snapshot would answer 404 for functions that exist; without control, serve anyway and say 503.
@@ -76,22 +80,27 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
         log.info("gateway_serving", functions=len(catalog.functions))
         await _either(stop, leave)
         server.close()
+        runner.stop()
         if leave.is_set():
             await _leave(settings, fleet, site, stop)
         else:
             await _drain(settings, fleet, site)
+        runner.flush()
         await link.flush_and_drain()
         fleet.close()
         for task in tasks:
             task.cancel()
 
 
-async def _tick(fleet: Fleet, link: Link, site: Site, memory: MemoryWatch) -> None:
+async def _tick(fleet: Fleet, link: Link, site: Site, memory: MemoryWatch, asynchronous: tuple[Door, Runner]) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
         fleet.tick(link.known)
-        memory.tick(time.monotonic())
+        now = time.monotonic()
+        memory.tick(now)
+        for part in asynchronous:
+            part.tick(now)
         site.tick()
 
 

@@ -49,8 +49,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call to be accepted. `meta` and `body` are what an instance is sent for its kind (runtime/frames.py): for `direct` the client context
-    and the JSON event, for `http` the head lines and the request's body. An `id` is given by whoever makes the call: putting the same id
+    """A call to be accepted. `meta` and `body` are what an instance is sent for its kind (runtime/frames.py): `direct`: the client context
+    and the JSON event; `http`: the head lines and the request's body. An `id` is given by whoever makes the call: putting the same id
     twice puts it once."""
 
     id: str
@@ -68,7 +68,7 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
     tag: str = ""  # what lists filter by: "map:ID", "schedule:ID"
     lineage: Lineage = Lineage()
     callback: str = ""  # URL that is told how it ended, beside the function's own destinations
-    source: str = "native"  # which door: native, lambda, openfaas, route, schedule, map, destination
+    source: str = "native"  # which door: native, prefer, lambda, openfaas, schedule, map, destination
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -167,6 +167,7 @@ class Async(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     policy: str = "lambda"
     attempts: int | None = None
+    concurrency: int | None = None  # of these calls at once in one gateway; None: the platform's async_concurrency
     backoff_seconds: float | None = None
     backoff_max_seconds: float | None = None
     jitter: Literal["none", "full", "equal"] | None = None

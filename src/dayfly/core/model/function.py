@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from dayfly.core.model.durable import Async
 from dayfly.core.model.limits import NO_LIMITS, Limits
 
 Egress = Literal["none", "internet", "all"]
@@ -74,6 +75,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     websocket: bool = False  # whether /function/NAME may be upgraded to one; its messages are calls
     cors: Cors | None = None  # None: the function speaks CORS itself, or not at all
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
+    durable: Async = msgspec.field(default=Async(), name="async")  # how calls that nobody waits for are tried again
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
