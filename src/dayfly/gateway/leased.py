@@ -22,6 +22,7 @@ from dayfly.core.model.durable import LeasedCall, Outcome, Ran
 from dayfly.core.model.errors import BY_CODE, Fault, Refusal
 from dayfly.core.model.records import Answered
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire.durable import retry_after
 from dayfly.core.wire.link import CancelRun, Heard, Holding, Outcomes, Run, ToGateway
 from dayfly.gateway.asynchronous import Say
 from dayfly.gateway.catalog import CatalogMirror
@@ -185,7 +186,7 @@ class Leased:
             self._failed("function_bad_answer", "The handler's status or headers are no valid HTTP.", frame)
             return
         self._record("ok", frame.exec_us, len(body))
-        after = _retry_after(block) if status in (429, 503) else 0.0
+        after = retry_after(_pairs(block)) if status in (429, 503) else 0.0
         self._end("ok", "", "", after, status=status, headers=block, body=body, exec_us=frame.exec_us)
 
     def _failed(self, code: str, detail: str, frame: Frame) -> None:
@@ -437,11 +438,6 @@ class Runner:
         self._flush()
 
 
-def _retry_after(block: bytes) -> float:
-    """Seconds of a Retry-After header, 0 when there is none that is a number."""
-    for line in block.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"retry-after":
-            text = value.strip()
-            return float(text) if text.isdigit() and len(text) < 7 else 0.0
-    return 0.0
+def _pairs(block: bytes) -> list[tuple[bytes, bytes]]:
+    lines = (line.partition(b":") for line in block.split(b"\r\n"))
+    return [(name, value) for name, _, value in lines]

@@ -14,10 +14,10 @@ import msgspec
 from dayfly.core.manifest.durable import url_problem
 from dayfly.core.model.durable import DEFAULT_PRIORITY, PRIORITIES, Lineage
 from dayfly.core.model.errors import Refusal
-from dayfly.core.model.names import CALL_ID
 from dayfly.core.model.settings import Settings
 
 KEY_LENGTH_MAX = 255
+RETRY_AFTER_DIGITS_MAX = 6
 _ASYNC = re.compile(rb"(?i)(?:^|[,;])\s*respond-async\s*(?:[,;]|$)")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
@@ -143,9 +143,13 @@ def _key(said: dict[str, str], name: str, shown: str) -> str:
     return text
 
 
-def is_call_id(text: str) -> bool:
-    """Whether this can be the id of a call."""
-    return CALL_ID.fullmatch(text) is not None
+def retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float:
+    """Seconds of a Retry-After header (RFC 9110 §10.2.3) that is a number; 0 when there is none."""
+    for name, value in headers:
+        if name.lower() == b"retry-after":
+            text = value.strip()
+            return float(text) if text.isdigit() and len(text) <= RETRY_AFTER_DIGITS_MAX else 0.0
+    return 0.0
 
 
 _LINEAGE_HEADER = b"x-dayfly-lineage:"
