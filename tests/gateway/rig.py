@@ -8,6 +8,8 @@ from typing import Any
 from dayfly.core.decide import access
 from dayfly.core.model.function import Alias, Catalog, Function, FunctionConfig, Token, Version
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire.link import ToControl
+from dayfly.gateway.asynchronous import Door
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
 from dayfly.gateway.fleet import Fleet
@@ -42,9 +44,13 @@ class Rig:
         self.fleet = Fleet(settings, self.provider, self.ledger, "gtest")
         self.site = Site(settings)
         self.dispatch = self.site.dispatcher = Dispatch(
-            settings, self.catalog, self.fleet, self.ledger, Forwarder(settings, "/nonexistent/api.sock")
+            settings, self.catalog, self.fleet, self.ledger, Forwarder(settings, "/nonexistent/api.sock"), Door(settings, self.say)
         )
         self.port = 0
+
+    def say(self, message: ToControl) -> bool:
+        """There is no control here."""
+        return False
 
     def serve(self, *functions: Function) -> None:
         """Make these the catalog."""
