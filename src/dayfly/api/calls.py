@@ -67,9 +67,7 @@ async def list_calls(
     cursor = _CURSOR.fullmatch(before) if before else None
     if before and (cursor is None or not CALL_ID.fullmatch(cursor[2])):
         raise Refusal("bad_request", "before= is no `next` of a page.")
-    items = await control_of(
-        request
-    ).calls.newest(
+    items = await control_of(request).calls.newest(
         await readable(request),
         function=function,
         states=(wanted,) if wanted else (),
