@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Answer, Platform
+from tests.e2e.harness import Answer, Platform, descendants, parent_of
 
 pytestmark = pytest.mark.one_user
 
@@ -323,8 +323,8 @@ def test_control_down_is_503_with_retry_after_and_nothing_is_promised(new_platfo
 @pytest.mark.parametrize("role", ["gateway", "control", "node", "instance"])
 def test_every_acknowledged_call_is_settled_when_something_is_killed_under_load(new_platform: Any, role: str) -> None:
     platform = new_platform(settings={"async_lease_seconds": 2})
-    platform.put("work", SLOW, max_instances=8)
-    platform.put("once", SLOW, max_instances=8, **{"async": {"idempotent": False}})
+    platform.put("work", SLOW, max_instances=8, **{"async": FAST_RETRY})
+    platform.put("once", SLOW, max_instances=8, **{"async": FAST_RETRY | {"idempotent": False}})
     ids: dict[str, str] = {}
     enough = threading.Event()
 
@@ -365,22 +365,11 @@ def test_every_acknowledged_call_is_settled_when_something_is_killed_under_load(
 def _victim(platform: Platform, role: str) -> int:
     if role != "instance":
         return platform.roles()[role]
-    found: list[int] = []
-
-    def busy() -> bool:
-        found[:] = [pid for pid in platform.processes() if b"once" in _cmdline(pid) or b"work" in _cmdline(pid)]
-        return bool(found)
-
-    platform.wait_for("there is an instance", busy)
-    return found[0]
-
-
-def _cmdline(pid: int) -> bytes:
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as comm:
-            return comm.read()
-    except OSError:
-        return b""
+    node = platform.roles()["node"]
+    below = [pid for pid in descendants(node) if parent_of(parent_of(pid)) == node]
+    instances = [pid for pid in below if os.path.lexists(f"/proc/{pid}/fd/4")]  # others only stand ready
+    assert instances, "calls are under way, so somebody runs them"
+    return instances[-1]
 
 
 def _there(platform: Platform) -> bool:
