@@ -257,11 +257,10 @@ def test_large_bodies_are_blobs_that_go_with_their_calls(tmp_path: Path) -> None
         seen = await until_settled(calls, accepted.id)
         assert await calls.result(seen) == b"y" * 100_000
         assert len(list(folder.iterdir())) == 2
-        sweep = calls._spill.sweep
         later = time.time() + 1e6
-        assert await w.control.durable(lambda queue: sweep(queue, later)) == 0, "they are needed"
+        assert await calls._spill.sweep(w.control.durable, later) == 0, "they are needed"
         assert await calls.purge([accepted.id], None) == [True]
-        assert await w.control.durable(lambda queue: sweep(queue, later)) == 2
+        assert await calls._spill.sweep(w.control.durable, later) == 2
         assert not list(folder.iterdir())
 
     _with_world(test)

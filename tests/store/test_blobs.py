@@ -2,15 +2,12 @@
 
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dayfly.core.model.errors import Refusal
 from dayfly.store.blobs import Blobs, owner_of
-
-FUTURE = 1e12
 
 
 def test_a_blob_is_what_was_put_and_nobody_elses_to_read(tmp_path: Path) -> None:
@@ -49,16 +46,15 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert caught.value.kind.code == "storage_full" and not list(tmp_path.iterdir())
 
 
-def test_only_old_blobs_that_nobody_needs_are_swept(tmp_path: Path) -> None:
+def test_only_old_blobs_are_found_and_what_was_written_again_stays(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     kept, gone = blobs.put("kept", b"1"), blobs.put("gone", b"2")
     (tmp_path / ".new-left-by-a-crash").write_bytes(b"half")
     (tmp_path / "somebody elses file").write_bytes(b"")
-
-    def needed(names: Sequence[str]) -> list[bool]:
-        return [owner_of(name) == "kept" for name in names]
-
-    assert blobs.sweep(0.0, needed) == 0
-    assert blobs.sweep(FUTURE, needed) == 1
+    assert blobs.old(0.0, 10) == []
+    for path in tmp_path.iterdir():
+        os.utime(path, (1000, 1000))
+    assert sorted(blobs.old(2000.0, 10)) == sorted([kept, gone]) and len(blobs.old(2000.0, 1)) == 1
+    assert blobs.put("kept", b"1") == kept  # meanwhile
+    assert blobs.remove([kept, gone, gone], 2000.0) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([kept, "somebody elses file"])
-    assert gone not in os.listdir(tmp_path)

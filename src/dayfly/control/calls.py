@@ -114,7 +114,9 @@ class Calls:
             elif isinstance(message, link.Outcomes):
                 await self.leasing.ran(gateway, message.ran)
             else:
-                gateway.tell(link.Accepted(message.request, [_answer(found) for found in await self.accept_each(message.calls)]))
+                found = await self.accept_each(message.calls)
+                answers = [_answer(call, answer) for call, answer in zip(message.calls, found, strict=True)]
+                gateway.tell(link.Accepted(message.request, answers))
         except Refusal as refusal:
             log.error("calls_message_failed", code=refusal.kind.code, detail=refusal.detail)
 
@@ -156,7 +158,7 @@ class Calls:
         fresh = [item for item, put in zip(items, puts, strict=True) if not put.duplicate]
         self._waiting += len(fresh)
         self.leasing.noted((item.lane, item.due) for item in fresh)
-        return [Accepted(put.id, put.duplicate and put.id != call.id) for call, put in zip(calls, puts, strict=True)]
+        return [Accepted(put.id, put.duplicate) for put in puts]
 
     async def _item(self, call: NewCall, now: float) -> NewItem:
         lane = lane_of(call.namespace, call.function)
@@ -306,7 +308,8 @@ def _seen(item: Item) -> Seen:
     )
 
 
-def _answer(found: Accepted | Refusal) -> link.Answered:
+def _answer(call: NewCall, found: Accepted | Refusal) -> link.Answered:
+    """To a gateway: what it sends a second time, having missed the answer, is no duplicate to whoever made the call."""
     if isinstance(found, Accepted):
-        return link.Answered(found.id, found.duplicate)
+        return link.Answered(found.id, found.duplicate and found.id != call.id)
     return link.Answered("", False, found.kind.code, found.detail, found.retry_after_seconds or 0.0)

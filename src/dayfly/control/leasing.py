@@ -368,7 +368,7 @@ class Leasing:
                 await self._durable(lambda queue: queue.forget(now, FORGET_MAX))  # noqa: B023 (awaited here)
                 if clock - swept_at >= SWEEP_SECONDS:
                     swept_at = clock
-                    await self._durable(lambda queue: self._spill.sweep(queue, now))  # noqa: B023
+                    await self._spill.sweep(self._durable, now)
                     self._forget_windows()
             except Refusal as refusal:
                 log.error("calls_housekeeping_failed", code=refusal.kind.code, detail=refusal.detail)

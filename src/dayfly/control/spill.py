@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dayfly.control.durable import Durable
 from dayfly.core.model.durable import Result, Stored
 from dayfly.store.blobs import Blobs, owner_of
 from dayfly.store.queue import Queue
@@ -16,6 +17,8 @@ from dayfly.store.queue import Queue
 INLINE_BYTES_MAX = 64 * 1024
 SPILLS_MAX = 4  # at once: each waits for the disk
 WRITING_SECONDS = 3600.0  # blobs younger than this are not looked at
+SWEPT_MAX = 50_000  # looked at in one sweep
+SWEEP_BATCH = 200
 
 encode = msgspec.msgpack.Encoder().encode
 decode_stored = msgspec.msgpack.Decoder(Stored).decode
@@ -55,19 +58,24 @@ class Spill:
         async with self._turn:
             return await asyncio.to_thread(self._blobs.get, blob)
 
-    def sweep(self, queue: Queue, now: float) -> int:
-        """Remove blobs that no row names. Runs in the queue's thread."""
+    async def sweep(self, durable: Durable, now: float) -> int:
+        """Remove old blobs that no row names; the queue is asked in small batches, between which others have their turn."""
+        before, gone = now - WRITING_SECONDS, 0
+        names = await asyncio.to_thread(self._blobs.old, before, SWEPT_MAX)
+        for at in range(0, len(names), SWEEP_BATCH):
+            batch = names[at : at + SWEEP_BATCH]
+            needed = await durable(lambda queue: _named(queue, batch))  # noqa: B023 (awaited here)
+            idle = [name for name in batch if name not in needed and owner_of(name) not in self.writing]
+            gone += await asyncio.to_thread(self._blobs.remove, idle, before)
+        return gone
 
-        def needed(names: Sequence[str]) -> list[bool]:
-            owners = [owner_of(name) for name in names]
-            items = queue.get([owner.partition("~")[0] for owner in owners])
-            found = []
-            for name, owner, item in zip(names, owners, items, strict=True):
-                named = item is not None and name in (
-                    decode_result(item.result).blob if item.result else "",
-                    decode_stored(item.body).blob,
-                )
-                found.append(named or owner in self.writing)
-            return found
 
-        return self._blobs.sweep(now - WRITING_SECONDS, needed)
+def _named(queue: Queue, names: Sequence[str]) -> set[str]:
+    """Those of these blobs that a row names."""
+    owners = {owner_of(name).partition("~")[0] for name in names}
+    found: set[str] = set()
+    for item in queue.get(sorted(owners)):
+        if item is not None:
+            found.add(decode_stored(item.body).blob)
+            found.add(decode_result(item.result).blob if item.result else "")
+    return found

@@ -281,9 +281,9 @@ class Runner:
         return f"<Runner {len(self._held)} held, {len(self._unheard)} outcomes unheard>"
 
     @property
-    def busy(self) -> int:
-        """Leases in pools, and outcomes on their way out."""
-        return sum(len(line.running) for line in self._lines.values()) + len(self._fresh)
+    def unheard(self) -> int:
+        """Outcomes that control has not yet said it knows."""
+        return len(self._unheard)
 
     # ---- the link --------------------------------------------------------------------------------------------------------------
 
@@ -346,6 +346,10 @@ class Runner:
         line = self._lines.get(key)
         while line is not None and line.waiting:
             lease = line.waiting[0][1]
+            if lease.expires <= time.time():
+                line.waiting.popleft()
+                self._tell(lease, "throttled", "expired", "Its time was over before there was room.")
+                continue
             try:
                 function = self._catalog.function(lease.namespace, lease.function)
                 version = pick_version(function, lease.qualifier, self._die.random())

@@ -38,6 +38,7 @@ BACKLOG = 4096
 SNAPSHOT_WAIT_SECONDS = 10.0
 LOOK_SECONDS = 0.01  # how often who leaves looks whether the last call is answered
 IDLE_GRACE_SECONDS = 2.0  # a successor is there: connections without a request are closed when nothing came for so long
+HEARD_SECONDS = 1.5
 LEAVE_SECONDS_MAX = 960.0  # and after this, a little more than the longest call, whatever is left is cut
 
 
@@ -87,6 +88,7 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
             await _drain(settings, fleet, site)
         runner.flush()
         await link.flush_and_drain()
+        await _heard(runner)
         fleet.close()
         for task in tasks:
             task.cancel()
@@ -116,6 +118,13 @@ async def _either(*events: asyncio.Event) -> None:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
+
+
+async def _heard(runner: Runner) -> None:
+    """A moment for control to write down how the last asynchronous calls ended; it may be starting just now."""
+    until = time.monotonic() + HEARD_SECONDS
+    while runner.unheard and time.monotonic() < until:  # noqa: ASYNC110 (a count that nobody announces)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _drain(settings: Settings, fleet: Fleet, site: Site) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from dayfly.core.model.errors import Refusal
 OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.:~-]{0,127})\.([0-9a-f]{64})")
 TEMPORARY = ".new-"
-BATCH = 500
 
 
 class Blobs:
@@ -67,32 +66,32 @@ class Blobs:
             raise Refusal("data_unusable", f"The body {name} is damaged: its content is not its digest.")
         return content
 
-    def sweep(self, before: float, needed: Callable[[Sequence[str]], Sequence[bool]]) -> int:
-        """Remove blobs last written before `before` (epoch seconds) that nobody needs, and leftovers of a crash. `needed` says of names,
-        in batches, which a row names. Returns how many went."""
-        gone = 0
-        for batch in self._batches(before):
-            for name, wanted in zip(batch, needed(batch), strict=True):
-                if not wanted:
-                    with suppress(FileNotFoundError):
-                        (self._folder / name).unlink()
-                        gone += 1
-        return gone
-
-    def _batches(self, before: float) -> Iterator[list[str]]:
-        batch: list[str] = []
+    def old(self, before: float, limit: int) -> list[str]:
+        """Names of blobs last written before `before` (epoch seconds), at most `limit`; leftovers of a crash of that age are removed."""
+        found: list[str] = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_mtime < before:
-                        if entry.name.startswith(TEMPORARY):
-                            (self._folder / entry.name).unlink()
-                        elif _NAME.fullmatch(entry.name):
-                            batch.append(entry.name)
-                if len(batch) >= BATCH:
-                    yield batch
-                    batch = []
-        yield batch
+                    if entry.stat(follow_symlinks=False).st_mtime >= before:
+                        continue
+                    if entry.name.startswith(TEMPORARY):
+                        (self._folder / entry.name).unlink()
+                    elif _NAME.fullmatch(entry.name):
+                        found.append(entry.name)
+                if len(found) >= limit:
+                    break
+        return found
+
+    def remove(self, names: Iterable[str], before: float) -> int:
+        """Remove those of these blobs that were not written again meanwhile. How many went."""
+        gone = 0
+        for name in names:
+            path = self._folder / name
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    gone += 1
+        return gone
 
     def _sync_folder(self) -> None:
         fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
