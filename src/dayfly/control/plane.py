@@ -35,9 +35,9 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.store import access
 from dayfly.store.blobs import Blobs
+from dayfly.store.durable import open_queue
 from dayfly.store.migrate import installation_id, open_database
 from dayfly.store.places import open_logs, server_of
-from dayfly.store.queue_sqlite import SqliteQueue
 
 SWEEP_SECONDS = 60.0
 FLOORS_SECONDS = 1.0  # how late a window of provisioned instances may begin or end
@@ -64,7 +64,7 @@ class Control:
         self.usage = Usage(self.store)
         self.catalog, self.sums, self.node = Catalog(self.usage), Sums(), NodeClient(layout.node_socket)
         self.link = LinkServer(self.catalog, self.usage, self.logs, self.sums)
-        self.durable, spill = Durable(SqliteQueue(Path(layout.durable_database))), Spill(Blobs(Path(layout.blobs)))
+        self.durable, spill = Durable(open_queue(server or Path(layout.durable_database))), Spill(Blobs(Path(layout.blobs)))
         self.calls = self.link.calls = Calls(settings, self.catalog, self.durable, spill, Settler(settings, self.catalog, spill))
         self.callbacks = Callbacks(settings, self.vault)
         self.calls.leasing.callback = self.callbacks.run
