@@ -65,6 +65,12 @@ def settled(platform: Platform, call_id: str) -> dict[str, Any]:
     raise AssertionError(f"not settled: {json.dumps(call)[:3000]}")
 
 
+def failure(platform: Platform, *words: str) -> str:
+    """What a command that fails says, with what to do about it."""
+    error = json.loads(platform.cli(*words, "--json", status=None))["error"]
+    return f"{error['message']} {error['hint']}"
+
+
 def code(answer: Answer) -> tuple[int, str]:
     return answer.status, answer.json()["error"]["code"]
 
@@ -304,6 +310,28 @@ def test_synchronous_calls_are_not_starved_by_a_backlog(calls: Platform) -> None
     assert all(settled(calls, it)["state"] == "done" for it in ids)
 
 
+def test_the_command_line_calls_waits_shows_redrives_and_purges(calls: Platform) -> None:
+    calls.put("a-cli", BROKEN, **{"async": {"policy": "own", "attempts": 1}})
+    assert json.loads(calls.cli("invoke", "a-echo", "--async", "--wait", "-d", "[1]"))["got"] == [1]
+    first = calls.cli_json("invoke", "a-echo", "--async", "--key", "cli-key", "-d", "1")
+    assert calls.cli_json("invoke", "a-echo", "--async", "--key", "cli-key") == {"call_id": first["call_id"], "duplicate": True}
+    assert "dayfly calls wait" in calls.cli("invoke", "a-echo", "--async", "--delay", "0.1")
+    assert "Add --async" in failure(calls, "invoke", "a-echo", "--wait")
+    said = calls.cli("invoke", "a-cli", "--async", "--wait", "-d", "7", status=1)
+    assert "dead (retries_exhausted)" in said and "no good 7" in said
+    (dead,) = calls.cli_json("calls", "ls", "a-cli", "--state", "dead")["calls"]
+    assert dead["id"] in calls.cli("calls", "show", dead["id"]) and dead["id"] in calls.cli("calls", "ls", "a-cli")
+    assert calls.cli_json("calls", "redrive", "--function", "a-cli")["calls"] == {dead["id"]: "waiting"}
+    calls.cli("calls", "wait", dead["id"], status=1)
+    assert calls.cli_json("calls", "cancel", dead["id"])["calls"] == {dead["id"]: "settled"}
+    assert calls.cli_json("calls", "purge", "--function", "a-cli", "--yes")["calls"] == {dead["id"]: "purged"}
+    (row,) = [it for it in calls.cli_json("calls", "ls", "--counts")["queues"] if it["function"] == "a-echo"]
+    assert row["done"] > 0
+    later = calls.cli_json("invoke", "a-echo", "--async", "--delay", "60")["call_id"]
+    assert "still waiting" in failure(calls, "calls", "wait", later, "--timeout", "0.1")
+    calls.cli("calls", "cancel", later)
+
+
 # ---- who dies meanwhile ----------------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +346,28 @@ def test_control_down_is_503_with_retry_after_and_nothing_is_promised(new_platfo
         assert platform.invoke("echo", 1).status == 200, "synchronous calls go on"
     finally:
         os.kill(control, signal.SIGCONT)
+
+
+def test_a_rolling_restart_under_load_refuses_no_call_and_loses_none(new_platform: Any) -> None:
+    platform = new_platform()
+    platform.put("once", SLOW, max_instances=8, **{"async": {"idempotent": False}})
+    answers: list[Answer] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            answers.append(send(platform, "once", {"seconds": 0.05}))
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        platform.cli("restart")
+    finally:
+        over.set()
+        thread.join(60)
+    assert {answer.status for answer in answers} == {202}, [answer.body for answer in answers if answer.status != 202]
+    ended = [settled(platform, accepted(answer)) for answer in answers]
+    assert {call["state"] for call in ended} == {"done"}, [call for call in ended if call["state"] != "done"][:3]
 
 
 @pytest.mark.parametrize("role", ["gateway", "control", "node", "instance"])

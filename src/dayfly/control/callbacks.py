@@ -80,6 +80,7 @@ class Callbacks:
     def __init__(self, settings: Settings, vault: Vault) -> None:
         self._settings, self._vault = settings, vault
         self._pool: httpcore.AsyncConnectionPool | None = None
+        self._turn = asyncio.Semaphore(settings.callback_concurrency)
 
     def key(self, namespace: str) -> str:
         """What a namespace's callbacks are signed with, as text."""
@@ -87,9 +88,10 @@ class Callbacks:
 
     async def run(self, hand: Hand, body: bytes) -> Ran:
         """One attempt."""
-        began = time.time()
         order = _decode(hand.stored.meta)
-        outcome, code, detail, status, after = await self._attempt(split_lane(hand.lane)[0], order, body)
+        async with self._turn:  # its time begins when it is its turn
+            began = time.time()
+            outcome, code, detail, status, after = await self._attempt(split_lane(hand.lane)[0], order, body)
         return Ran(
             id=hand.id,
             epoch=hand.epoch,
@@ -115,6 +117,8 @@ class Callbacks:
             return "error", "callback_failed", f"{type(error).__name__}: {error}"[:500], 0, 0.0
         except (ValueError, UnicodeError) as error:
             return "gone", "callback_failed", f"The URL cannot be called: {error}"[:500], 0, 0.0
+        except Exception as error:  # whatever else a library raises must not keep the lease
+            return "error", "callback_failed", f"{type(error).__name__}: {error}"[:500], 0, 0.0
         if 200 <= status < 300:
             return "ok", "", "", status, 0.0
         if 300 <= status < 400:

@@ -8,10 +8,8 @@ Never runs a call. Made by control/plane.py; called by link.py (messages of gate
 """
 
 import asyncio
-import heapq
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -20,19 +18,19 @@ import structlog
 
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
+from dayfly.control.hands import Due, Hands, Key, hand_of, in_messages, leased
 from dayfly.control.settling import Hand, Settler
-from dayfly.control.spill import Spill, decode_stored
-from dayfly.core.decide.lanes import Shares, Window
+from dayfly.control.spill import Spill
+from dayfly.core.decide.lanes import Shares
 from dayfly.core.decide.rollout import live_config
-from dayfly.core.model.durable import CALLBACK, LeasedCall, Ran, split_lane
+from dayfly.core.model.durable import CALLBACK, LeasedCall, Outcome, Ran, split_lane
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
-from dayfly.core.wire.durable import with_lineage
-from dayfly.core.wire.link import CancelRun, Heard, Holding, Run, ToGateway
-from dayfly.store.queue import RECLAIM_MAX, Item, Lease, Settlement
+from dayfly.core.wire.link import CancelRun, Heard, Holding, ToGateway
+from dayfly.store.queue import RECLAIM_MAX, Lease, Settlement
 
 LEASE_BATCH = 512
-RUN_BYTES_MAX = 8 * 1024 * 1024  # of one message
+CALLBACK_SHARE = 4  # one namespace's callbacks under way are at most this part of callback_concurrency
 LOOK_AGAIN_SECONDS = 0.25  # at a lane that has something due of which nothing could be leased (a group's first is out)
 ORPHAN_SECONDS = 2.0  # how long a gateway whose link broke may take to come back
 AGAIN_SECONDS = 0.5  # after the store could not be written
@@ -41,7 +39,6 @@ FORGET_MAX = 5_000
 SWEEP_SECONDS = 600.0
 IDLE_SECONDS = 30.0  # a backstop: the loop looks at all lanes, whoever woke it or not
 
-Key = tuple[str, int]
 CallbackRunner = Callable[[Hand, bytes], Awaitable[Ran]]
 
 log = structlog.get_logger()
@@ -64,16 +61,11 @@ class Leasing:
         self._durable, self._settler, self._spill = durable, settler, spill
         self._die = random.Random()  # noqa: S311  (jitter)
         self._owner = f"{time.time_ns():x}"
-        self.hands: dict[Key, Hand] = {}
-        self._bytes = 0
-        self._load: Counter[str] = Counter()  # by gateway
+        self.hands, self._due = Hands(), Due()
         self._gateways: dict[str, Gateway] = {}
         self._closing: set[str] = set()  # gateways that take no more
         self._orphans: dict[str, float] = {}  # gateways whose link broke → until when they may come back
-        self._windows: dict[str, Window] = {}
         self._shares = Shares()
-        self._ready: set[str] = set()  # lanes that may have something due
-        self._later: list[tuple[float, str]] = []
         self._wake = asyncio.Event()
         self._unsettled: list[tuple[Hand, Ran, Gateway | None]] = []  # the store could not take them yet
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +73,7 @@ class Leasing:
         self.on_settled: Callable[[Sequence[Settlement]], None] = lambda _: None
 
     def __repr__(self) -> str:
-        return f"<Leasing {len(self.hands)} out to {len(self._gateways)} gateways, {len(self._ready)} lanes ready>"
+        return f"<Leasing {len(self.hands)} out to {len(self._gateways)} gateways, {len(self._due.ready)} lanes ready>"
 
     def start(self) -> list[asyncio.Task[None]]:
         """The two tasks; control ends them."""
@@ -89,12 +81,7 @@ class Leasing:
 
     def noted(self, lanes: Iterable[tuple[str, float]]) -> None:
         """Something waits in these lanes from these times on."""
-        now = time.time()
-        for lane, due in lanes:
-            if due <= now:
-                self._ready.add(lane)
-            else:
-                heapq.heappush(self._later, (due, lane))
+        self._due.noted(lanes, time.time())
         self._wake.set()
 
     # ---- gateways --------------------------------------------------------------------------------------------------------------
@@ -112,7 +99,7 @@ class Leasing:
         named = set(message.leases)
         if self._gateways.get(gateway.name) is not gateway:
             self._orphans.pop(gateway.name, None)
-            self._lose([hand for key, hand in self.hands.items() if hand.gateway == gateway.name and key not in named])
+            self._lose([hand for hand in self.hands.of(gateway.name) if hand.key not in named])
             self._gateways[gateway.name] = gateway
             self._wake.set()
         if message.closing:
@@ -128,7 +115,7 @@ class Leasing:
         items = await self._durable(lambda queue: queue.get([id_ for id_, _ in keys]))
         for key, item in zip(keys, items, strict=True):
             if item is not None and item.state == "leased" and item.epoch == key[1] and key not in self.hands:
-                self._hold(_hand_of(item, gateway))
+                self.hands.hold(hand_of(item, gateway))
 
     async def ran(self, gateway: Gateway, outcomes: Sequence[Ran]) -> None:
         """What became of leases. Answered with Heard when it is written down, or not believed."""
@@ -137,7 +124,7 @@ class Leasing:
             await self._adopt(unknown, gateway.name)
         known, strange = [], []
         for ran in outcomes:
-            hand = self._let_go((ran.id, ran.epoch))
+            hand = self.hands.let_go((ran.id, ran.epoch))
             if hand is None:
                 strange.append((ran.id, ran.epoch))
             else:
@@ -172,7 +159,7 @@ class Leasing:
         except Refusal as refusal:
             log.error("calls_not_settled", code=refusal.kind.code, detail=refusal.detail, calls=len(ended))
             for hand, _, _ in ended:
-                self._hold(hand)  # or nobody would extend it
+                self.hands.hold(hand)  # or nobody would extend it
             self._unsettled += ended
             return
         finally:
@@ -185,7 +172,7 @@ class Leasing:
                 self._spill.written(item.id)
             if gateway is not None:
                 heard.setdefault(gateway.name, (gateway, []))[1].append(hand.key)
-            self._count(hand, ran, now)
+            self.hands.counted(hand, ran, now)
             if valid:
                 lanes += [(item.lane, item.due) for item in settlement.items]
                 if settlement.state == "waiting":
@@ -199,20 +186,11 @@ class Leasing:
             gateway.tell(Heard(keys))
         self.on_settled(done)
 
-    def _count(self, hand: Hand, ran: Ran, now: float) -> None:
-        window = self._windows.get(hand.lane)
-        if window is None:
-            return
-        if ran.outcome in ("throttled", "returned", "platform"):
-            window.refused(now)
-        elif ran.outcome != "lost":
-            window.succeeded(ran.exec_us / 1e6)
-
     def _lose(self, hands: Iterable[Hand]) -> None:
         """Nobody knows what became of these."""
         ended: list[tuple[Hand, Ran, Gateway | None]] = []
         for hand in hands:
-            if self._let_go(hand.key) is not None:
+            if self.hands.let_go(hand.key) is not None:
                 ran = Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail="The gateway that had it was lost.")
                 ended.append((hand, ran, None))
         if ended:
@@ -236,7 +214,7 @@ class Leasing:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             if not more:
-                wait = min(IDLE_SECONDS, max(0.0, self._later[0][0] - time.time()) if self._later else IDLE_SECONDS)
+                wait = self._due.next_seconds(time.time(), IDLE_SECONDS)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._wake.wait()
@@ -244,8 +222,7 @@ class Leasing:
     async def _lease_some(self) -> bool:
         """One round. True when another may find more at once."""
         now = time.time()
-        while self._later and self._later[0][0] <= now:
-            self._ready.add(heapq.heappop(self._later)[1])
+        self._due.passed(now)
         wanted = self._wanted()
         if not wanted:
             return False
@@ -255,7 +232,7 @@ class Leasing:
             got[lease.lane] = got.get(lease.lane, 0) + 1
         short = {lane for lane, most in wanted if got.get(lane, 0) < most}
         if short:
-            self._ready -= short
+            self._due.ready -= short
             lanes = await self._durable(lambda queue: queue.lanes(now))
             self.noted((lane, max(due, now + LOOK_AGAIN_SECONDS) if due <= now else due) for lane, due in lanes.items() if lane in short)
         self._give(leases, now)
@@ -263,23 +240,22 @@ class Leasing:
 
     def _wanted(self) -> list[tuple[str, int]]:
         takers = [name for name in self._gateways if name not in self._closing]
-        budget = min(LEASE_BATCH, len(takers) * self._settings.async_in_hand_max - len(self.hands))
-        if budget <= 0 or self._bytes > self._settings.async_in_hand_bytes_max * len(takers):
+        houses = max(1, len(takers))  # callbacks need no gateway
+        budget = min(LEASE_BATCH, houses * self._settings.async_in_hand_max - len(self.hands))
+        if budget <= 0 or self.hands.bytes > houses * self._settings.async_in_hand_bytes_max:
             return []
-        rooms = {lane: room for lane in self._ready if (room := self._room(lane, len(takers))) > 0}
-        if not rooms:
-            return []
-        return self._shares.wanted(rooms, {lane: window.in_hand for lane, window in self._windows.items() if window.in_hand}, budget)
+        rooms = {lane: room for lane in self._due.ready if (room := self._room(lane, len(takers))) > 0}
+        return self._shares.wanted(rooms, self.hands.by_lane(), budget)
 
     def _room(self, lane: str, takers: int) -> int:
-        window = self._windows.get(lane)
-        if window is None:
-            window = self._windows[lane] = Window()
+        window = self.hands.window(lane)
         if lane.endswith(CALLBACK):
-            return window.room(self._settings.callback_concurrency, ahead=False)
+            return window.room(max(1, self._settings.callback_concurrency // CALLBACK_SHARE), ahead=False)
         function = self._catalog.functions.get(split_lane(lane))
         if function is None:
             return window.room(LEASE_BATCH, ahead=False)  # they are only buried
+        if not takers:
+            return 0
         config, settings = live_config(function), self._settings
         share = int(settings.async_share * config.max_instances * config.concurrency)
         slots = max(1, min(share, config.durable.concurrency or settings.async_concurrency)) * takers
@@ -291,63 +267,48 @@ class Leasing:
         runs: dict[str, list[LeasedCall]] = {}
         for lease in leases:
             is_callback = lease.lane.endswith(CALLBACK)
-            hand = _hand_of(lease, min(takers, key=lambda name: self._load[name]) if takers and not is_callback else "", now)
-            self._hold(hand)
+            hand = hand_of(lease, min(takers, key=lambda name: self.hands.load[name]) if takers and not is_callback else "", now)
+            self.hands.hold(hand)
             if hand.stored.kind == "callback":
                 self._spawn(self._call_back(hand))
             elif split_lane(hand.lane) not in self._catalog.functions:
-                self._spawn(self._bury(hand))
+                self._spawn(self._unbegun(hand, "gone", "function_not_found", "The function is there no more."))
             elif not takers:
-                self._spawn(self._return(hand))
+                self._spawn(self._unbegun(hand, "returned", "overloaded", "There is no gateway."))
             elif hand.stored.blob:
                 self._spawn(self._give_large(hand))
             else:
-                runs.setdefault(hand.gateway, []).append(_leased(hand, hand.stored.body))
+                runs.setdefault(hand.gateway, []).append(leased(hand, hand.stored.body))
         for name, calls in runs.items():
             self._send(name, calls)
 
     def _send(self, name: str, calls: Sequence[LeasedCall]) -> None:
         gateway = self._gateways.get(name)
-        if gateway is None:
-            return  # it has just left; what it held is lost, and so is this
-        part: list[LeasedCall] = []
-        size = 0
-        for call in calls:
-            part.append(call)
-            size += len(call.body) + len(call.meta)
-            if size > RUN_BYTES_MAX:
-                gateway.tell(Run(part))
-                part, size = [], 0
-        if part:
-            gateway.tell(Run(part))
+        if gateway is not None:  # one that has just left has lost them with the rest
+            for message in in_messages(calls):
+                gateway.tell(message)
 
     async def _give_large(self, hand: Hand) -> None:
         try:
             body = await self._spill.body(hand.stored)
         except Refusal as refusal:
-            self._let_go(hand.key)
-            ran = Ran(id=hand.id, epoch=hand.epoch, outcome="platform", code=refusal.kind.code, detail=refusal.detail)
-            await self._settle([(hand, ran, None)])
-            return
-        self._send(hand.gateway, [_leased(hand, body)])
+            await self._unbegun(hand, "platform", refusal.kind.code, refusal.detail)
+        else:
+            self._send(hand.gateway, [leased(hand, body)])
 
-    async def _bury(self, hand: Hand) -> None:
-        self._let_go(hand.key)
-        _, function = split_lane(hand.lane)
-        detail = f"There is no function {function!r} any more."
-        await self._settle([(hand, Ran(id=hand.id, epoch=hand.epoch, outcome="gone", code="function_not_found", detail=detail), None)])
-
-    async def _return(self, hand: Hand) -> None:
-        self._let_go(hand.key)
-        await self._settle([(hand, Ran(id=hand.id, epoch=hand.epoch, outcome="returned", code="overloaded"), None)])
+    async def _unbegun(self, hand: Hand, outcome: Outcome, code: str, detail: str) -> None:
+        """A lease ends here, nobody was given it."""
+        self.hands.let_go(hand.key)
+        await self._settle([(hand, Ran(id=hand.id, epoch=hand.epoch, outcome=outcome, code=code, detail=detail), None)])
 
     async def _call_back(self, hand: Hand) -> None:
         assert self.callback is not None, "introduced before start"
         try:
             ran = await self.callback(hand, await self._spill.body(hand.stored))
         except Refusal as refusal:
-            ran = Ran(id=hand.id, epoch=hand.epoch, outcome="platform", code=refusal.kind.code, detail=refusal.detail)
-        if self._let_go(hand.key) is not None:
+            await self._unbegun(hand, "platform", refusal.kind.code, refusal.detail)
+            return
+        if self.hands.let_go(hand.key) is not None:
             await self._settle([(hand, ran, None)])
 
     # ---- house -----------------------------------------------------------------------------------------------------------------
@@ -369,7 +330,8 @@ class Leasing:
                 if clock - swept_at >= SWEEP_SECONDS:
                     swept_at = clock
                     await self._spill.sweep(self._durable, now)
-                    self._forget_windows()
+                    self.hands.forget_windows(self._due.ready)
+                    self._shares.forget(set(self.hands.windows))
             except Refusal as refusal:
                 log.error("calls_housekeeping_failed", code=refusal.kind.code, detail=refusal.detail)
             except Exception as error:
@@ -378,13 +340,13 @@ class Leasing:
     async def _settle_again(self) -> None:
         again, self._unsettled = self._unsettled, []
         for hand, _, _ in again:
-            self._let_go(hand.key)
+            self.hands.let_go(hand.key)
         await self._settle(again)
 
     def _lose_orphans(self, clock: float) -> None:
         for name in [name for name, until in self._orphans.items() if until <= clock]:
             del self._orphans[name]
-            self._lose([hand for hand in self.hands.values() if hand.gateway == name])
+            self._lose(self.hands.of(name))
 
     async def _extend(self, now: float) -> None:
         keys = list(self.hands)
@@ -393,13 +355,13 @@ class Leasing:
             kept = await self._durable(lambda queue: queue.extend(keys, until))
             for key, mine in zip(keys, kept, strict=True):
                 if not mine:
-                    self._let_go(key)
+                    self.hands.let_go(key)
 
     async def _reclaim(self, now: float) -> None:
         """Leases of a control before this one, whose gateway has not said that it has them. Ours are extended before anybody asks."""
         while True:
             leases = await self._durable(lambda queue: queue.reclaim(now))
-            hands = [_hand_of(lease, "", now) for lease in leases]
+            hands = [hand_of(lease, "", now) for lease in leases]
             detail = "Control and the gateway that had it were lost."
             lost: list[tuple[Hand, Ran, Gateway | None]] = [
                 (hand, Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail=detail), None) for hand in hands
@@ -413,31 +375,10 @@ class Leasing:
             leases = await self._durable(lambda queue: queue.expire(now, RECLAIM_MAX, self._owner))
             await self._settle(
                 [(hand, Ran(id=hand.id, epoch=hand.epoch, outcome="throttled", code="expired"), None)
-                 for hand in (_hand_of(lease, "", now) for lease in leases)]
+                 for hand in (hand_of(lease, "", now) for lease in leases)]
             )  # fmt: skip
             if len(leases) < RECLAIM_MAX:
                 return
-
-    def _forget_windows(self) -> None:
-        self._windows = {lane: window for lane, window in self._windows.items() if window.in_hand or lane in self._ready}
-        self._shares.forget(set(self._windows))
-
-    def _hold(self, hand: Hand) -> None:
-        self.hands[hand.key] = hand
-        self._bytes += hand.size
-        self._load[hand.gateway] += 1
-        window = self._windows.get(hand.lane)
-        if window is None:
-            window = self._windows[hand.lane] = Window()
-        window.in_hand += 1
-
-    def _let_go(self, key: Key) -> Hand | None:
-        hand = self.hands.pop(key, None)
-        if hand is not None:
-            self._bytes -= hand.size
-            self._load[hand.gateway] -= 1
-            self._windows[hand.lane].in_hand -= 1
-        return hand
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -454,28 +395,3 @@ class Leasing:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _hand_of(it: Lease | Item, gateway: str, leased_at: float = 0.0) -> Hand:
-    stored = decode_stored(it.body)
-    return Hand(
-        id=it.id, epoch=it.epoch, attempt=it.attempt, lane=it.lane, accepted_at=it.accepted_at, expires=it.expires, stored=stored,
-        leased_at=leased_at, gateway=gateway, size=stored.size + len(stored.meta), grouped=bool(it.group),
-    )  # fmt: skip
-
-
-def _leased(hand: Hand, body: bytes) -> LeasedCall:
-    namespace, function = split_lane(hand.lane)
-    stored = hand.stored
-    return LeasedCall(
-        id=hand.id,
-        epoch=hand.epoch,
-        attempt=hand.attempt,
-        namespace=namespace,
-        function=function,
-        qualifier=stored.qualifier,
-        kind=stored.kind,
-        meta=with_lineage(stored.kind, stored.meta, stored.lineage, hand.id),
-        body=body,
-        expires=hand.expires,
-    )
