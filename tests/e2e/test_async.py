@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPException
 from itertools import pairwise
 from typing import Any
@@ -410,6 +411,21 @@ def test_every_acknowledged_call_is_settled_when_something_is_killed_under_load(
             assert said.count(b"began") <= 1, f"{call_id} ran twice"
     if role == "gateway":
         assert unhappy, "some that may not run twice were in the killed gateway's hands"
+
+
+def test_everything_killed_at_once_forgets_no_acknowledged_call(new_platform: Any) -> None:
+    platform = new_platform(settings={"async_lease_seconds": 2})
+    platform.put("work", SLOW, max_instances=4, **{"async": FAST_RETRY})
+    ids = [accepted(send(platform, "work", {"seconds": 0.2})) for _ in range(40)]
+    later = accepted(send(platform, "work", {}, X_Dayfly_Delay="3"))
+    killed = platform.processes()
+    for pid in killed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    platform.stop()
+    platform.start()
+    for call_id in [*ids, later]:
+        assert settled(platform, call_id)["state"] == "done"
 
 
 def _victim(platform: Platform, role: str) -> int:
