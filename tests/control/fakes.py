@@ -66,7 +66,7 @@ class FakeGateway:
                 size = int.from_bytes(await self.reader.readexactly(link.LENGTH_BYTES), "big")
                 message = link.decode_to_gateway(await self.reader.readexactly(size))
                 self._apply(message)
-                if not isinstance(message, link.Prove | link.UsedToday):
+                if not isinstance(message, link.Prove | link.UsedToday | link.Accepted | link.Run | link.CancelRun | link.Heard):
                     self.send(link.Applied(message.catalog.revision if isinstance(message, link.Snapshot) else message.revision))
                 self.told.append(message)
                 self._moved.set()

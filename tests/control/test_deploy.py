@@ -338,7 +338,7 @@ def test_a_changed_secret_is_streamed_with_every_function_that_uses_it_and_never
                 assert (changed.function.name, changed.function.secrets) == ("hello", {"db": b"plain-value-2"})
                 assert "plain-value" not in repr(changed) + repr(w.control)
                 assert deployed(await w.deploy(secrets=["db"])).unchanged
-            on_disk = b"".join(path.read_bytes() for path in Path(layout.control).iterdir())
+            on_disk = b"".join(path.read_bytes() for path in Path(layout.control).rglob("*") if path.is_file())
             assert b"plain-value" not in on_disk
             assert Path(layout.secret_key).stat().st_mode & 0o777 == 0o600
 

@@ -1,6 +1,7 @@
 """A whole gateway on one loop with fake instances: real HTTP port, real sockets and frames, no control and no node."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 from dayfly.core.decide import access
 from dayfly.core.model.function import Alias, Catalog, Function, FunctionConfig, Token, Version
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire.link import ToControl
+from dayfly.gateway.asynchronous import Door
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
+from dayfly.gateway.leased import Runner
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.server import Connection
 from dayfly.gateway.site import Site
@@ -40,11 +44,21 @@ class Rig:
         self.ledger = Ledger(settings)
         self.catalog = CatalogMirror()
         self.fleet = Fleet(settings, self.provider, self.ledger, "gtest")
+        self.said: list[ToControl] = []
+        self.is_linked = False
+        self.door = Door(settings, self.say)
+        self.runner = Runner(settings, self.catalog, self.fleet, self.say, self.provider.kill)
         self.site = Site(settings)
         self.dispatch = self.site.dispatcher = Dispatch(
-            settings, self.catalog, self.fleet, self.ledger, Forwarder(settings, "/nonexistent/api.sock")
+            settings, self.catalog, self.fleet, self.ledger, Forwarder(settings, "/nonexistent/api.sock"), self.door
         )
         self.port = 0
+
+    def say(self, message: ToControl) -> bool:
+        """What control would hear, if there were one (`is_linked`)."""
+        if self.is_linked:
+            self.said.append(message)
+        return self.is_linked
 
     def serve(self, *functions: Function) -> None:
         """Make these the catalog."""
@@ -115,6 +129,8 @@ async def gateway(behaviour: Behaviour | None = None, **settings: Any) -> AsyncI
             await asyncio.sleep(0.01)
             rig.fleet.tick(rig.known)
             rig.site.tick()
+            for part in (rig.door, rig.runner):
+                part.tick(time.monotonic())
 
     ticking = asyncio.get_running_loop().create_task(tick())
     try:

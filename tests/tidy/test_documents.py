@@ -18,7 +18,7 @@ ROUTERS = {"get", "post", "put", "patch", "delete", "route", "head"}
 @pytest.mark.parametrize("struct", [Settings, FunctionConfig])
 def test_every_setting_is_on_the_configuration_page(struct: type[msgspec.Struct]) -> None:
     text = text_of("docs/configuration.md")
-    missing = [name for name in struct.__struct_fields__ if f"\n### {name}\n" not in text]
+    missing = [it.encode_name for it in msgspec.structs.fields(struct) if f"\n### {it.encode_name}\n" not in text]
     assert not missing, f"python -m dayfly.cli.reference writes the page; it lacks {missing}"
 
 

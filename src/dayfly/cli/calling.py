@@ -31,11 +31,20 @@ def register(app: click.Group) -> None:
 @click.option("--file", "-f", "file", type=PATH, metavar="FILE", help="Read the event from a file.")
 @click.option("--tail", "tail", is_flag=True, help="Show the call's last log lines and timings on standard error.")
 @click.option("--qualifier", "-q", "qualifier", default="", metavar="Q", help="Alias or version; default: live.")
-def invoke(session: Session, name: str, source: str, data: str | None, file: Path | None, tail: bool, qualifier: str) -> None:
+@click.option("--async", "later", is_flag=True, help="Return once the call is durable; print its id.")
+@click.option("--wait", "wait", is_flag=True, help="With --async: wait for its result.")
+@click.option("--delay", "delay", type=click.FloatRange(min=0), default=None, metavar="SECONDS", help="With --async: not before that.")
+@click.option("--key", "key", default="", metavar="KEY", help="With --async: idempotency key; the same key is one call.")
+def invoke(session: Session, name: str, source: str, data: str | None, file: Path | None, tail: bool, qualifier: str, **how: Any) -> None:
     """Call a function with a JSON event; its result goes to standard output. Exit code 1 when the function failed."""
     from dayfly.cli.client import function_path
 
     body = _event(source, data, file)
+    if how["later"]:
+        _invoke_later(session, function_path(name, "invoke"), body, session.query(qualifier=qualifier, mode="async"), how)
+        return
+    if how["wait"] or how["delay"] is not None or how["key"]:
+        raise Failure("--wait, --delay and --key are for asynchronous calls.", "Add --async.")
     headers = {"Content-Type": "application/json"} | ({"X-Amz-Log-Type": "Tail"} if tail else {})
     client = session.client
     client.timeout_seconds = INVOKE_SECONDS_MAX
@@ -56,6 +65,23 @@ def invoke(session: Session, name: str, source: str, data: str | None, file: Pat
         if isinstance(error, dict):
             output.message(traceback_text(error), output.RED)
         raise click.exceptions.Exit(EXIT_FUNCTION)
+
+
+def _invoke_later(session: Session, path: str, body: bytes, query: dict[str, Any], how: dict[str, Any]) -> None:
+    from dayfly.cli import calls
+
+    headers = {"Content-Type": "application/json"}
+    if how["delay"] is not None:
+        headers["X-Dayfly-Delay"] = f"{how['delay']:.3f}"
+    if how["key"]:
+        headers["Idempotency-Key"] = how["key"]
+    answer = session.client.send("POST", path, query=query, body=body, headers=headers)
+    answer.check()
+    call_id = answer.headers.get("x-call-id", "")
+    if how["wait"]:
+        calls.finish(session, calls.waited(session, call_id))
+    else:
+        calls.accepted(session, call_id, duplicate="x-dayfly-duplicate" in answer.headers)
 
 
 def _event(source: str, data: str | None, file: Path | None) -> bytes:

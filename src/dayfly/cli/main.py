@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from dayfly.cli import access, calling, completion, functions, output, platform, simulating, storing, watching
+from dayfly.cli import access, calling, calls, completion, functions, output, platform, simulating, storing, watching
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_OK, EXIT_PLATFORM, EXIT_USAGE, Failure
 from dayfly.cli.options import GLOBAL_NAMES, global_options
 
@@ -52,6 +52,7 @@ platform.register(app)
 storing.register(app)
 functions.register(app)
 calling.register(app)
+calls.register(app)
 access.register(app)
 watching.register(app)
 simulating.register(app)

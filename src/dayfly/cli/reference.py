@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect as shapes
 
 from dayfly.core.manifest.function import NUMBERS
+from dayfly.core.model.durable import Async
 from dayfly.core.model.function import FunctionConfig
 from dayfly.core.model.limits import NO_LIMITS
 from dayfly.core.model.scale import BY_DEMAND
@@ -34,6 +35,7 @@ FUNCTION_ABOUT = {
     "keep_alive_seconds": "How long an idle instance is kept; with auto, until enough is learned. 0: not at all.",
     "queue_max": "Calls waiting at most; further ones get 429.",
     "limits": "Rate, calls inside, size of bodies, quotas by the day: a table; see [functions.md](functions.md#limits).",
+    "async": "How asynchronous calls are tried again, and who is told how they ended: a table; see [async.md](async.md#policies).",
     "egress": "Network of the function: `none`, `internet`, `all` (private networks, too, if `egress_max` lets it), or a list of hosts.",
     "route": "Addresses beside /function/NAME, by host, path and methods; see [functions.md](functions.md#routes).",
     "websocket": "May be upgraded to a WebSocket, whose messages are calls; see [functions.md](functions.md#websockets).",
@@ -49,6 +51,7 @@ FILE_ONLY = {
     "cors": "[cors]",
     "limits": "[limits]",
     "scale": "[scale]",
+    "async": "[async]",
 }  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
@@ -73,7 +76,8 @@ def fields_of(struct: type) -> list[Field]:
 
 
 def _field(field: Any) -> Field:
-    about = FUNCTION_ABOUT.get(field.name, "")
+    name = field.encode_name
+    about = FUNCTION_ABOUT.get(name, "")
     inner = field.type
     if isinstance(inner, shapes.Metadata):
         about = str((inner.extra_json_schema or {}).get("description", about))
@@ -81,18 +85,18 @@ def _field(field: Any) -> Field:
     if field.default is msgspec.NODEFAULT:
         default = "" if field.default_factory is msgspec.NODEFAULT else str(field.default_factory() or "")
     else:
-        default = "" if field.default in ("", (), None, NO_LIMITS, BY_DEMAND) else str(field.default)
-    if field.name in EMPTY_MEANS:
+        default = "" if field.default in ("", (), None, NO_LIMITS, BY_DEMAND, Async()) else str(field.default)
+    if name in EMPTY_MEANS:
         default = ""
     if isinstance(inner, shapes.UnionType):
         words = [str(value) for part in inner.types if isinstance(part, shapes.LiteralType) for value in part.values]
         if not words:
-            return Field(field.name, "table", default, "", about)
-        return Field(field.name, "|".join([*words, "list"]), default, "", about)
+            return Field(name, "table", default, "", about)
+        return Field(name, "|".join([*words, "list"]), default, "", about)
     if isinstance(inner, shapes.LiteralType):
-        return Field(field.name, "|".join(str(v) for v in inner.values), default, "", about)
+        return Field(name, "|".join(str(v) for v in inner.values), default, "", about)
     kind = KINDS.get(type(inner), "table" if isinstance(inner, shapes.DictType | shapes.StructType) else "list")
-    return Field(field.name, kind, default, _bounds(field.name, inner), about)
+    return Field(name, kind, default, _bounds(name, inner), about)
 
 
 def _bounds(name: str, kind: Any) -> str:

@@ -16,6 +16,7 @@ from msgspec import inspect as shapes
 
 from dayfly.cli import database
 from dayfly.cli.failure import Failure
+from dayfly.core.decide.callback import allowed_ranges
 from dayfly.core.decide.forwarded import Proxies
 from dayfly.core.model import egress
 from dayfly.core.model.settings import Settings
@@ -73,6 +74,10 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str], *, config: str
         Proxies(settings.trusted_proxies)
     except ValueError as error:
         raise Failure(f"`trusted_proxies`: {error}.", "Write ranges, separated by commas, as in 10.0.0.0/8, 127.0.0.1.") from error
+    try:
+        allowed_ranges(settings.callback_allow)
+    except ValueError as error:
+        raise Failure(f"`callback_allow`: {error}.", "Write ranges, separated by commas, as in 10.1.0.0/16.") from error
     try:
         caddy.domains_of(settings)
     except ValueError as error:

@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -33,6 +34,14 @@ CONNECT_WAIT_SECONDS = 5.0  # a deploy right after start, or while a gateway res
 log = structlog.get_logger()
 
 
+class DurableCalls(Protocol):
+    """Who hears what gateways say of asynchronous calls (control/calls.py, by way of plane.py)."""
+
+    def left(self, peer: "Peer") -> None: ...
+
+    async def take(self, peer: "Peer", message: link.Accept | link.Holding | link.Outcomes) -> None: ...
+
+
 class Peer:
     """One connected gateway."""
 
@@ -44,6 +53,11 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {self.key[0]} pid {self.key[1]}: {self.outbox.qsize()} to send, {len(self.proofs)} proofs>"
+
+    @property
+    def name(self) -> str:
+        """Unique among gateways that live."""
+        return f"{self.key[0]}/{self.key[1]}"
 
     def tell(self, message: link.ToGateway) -> None:
         """Queue a message; drop the gateway when it does not read."""
@@ -87,6 +101,7 @@ class LinkServer:
         self._joined = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.calls: DurableCalls | None = None
 
     def __repr__(self) -> str:
         return f"<LinkServer {list(self.peers.values())}>"
@@ -172,6 +187,8 @@ class LinkServer:
 
     def _leave(self, peer: Peer) -> None:
         peer.end()
+        if self.calls is not None:
+            self.calls.left(peer)
         if self.peers.get(peer.key) is peer:
             del self.peers[peer.key]
             self._sums.gone(peer.key)
@@ -191,6 +208,10 @@ class LinkServer:
                 proof = peer.proofs.get(message.request)
                 if proof is not None and not proof.done():
                     proof.set_result(message)
+            case link.Accept() | link.Holding() | link.Outcomes() if self.calls is not None:
+                task = asyncio.create_task(self.calls.take(peer, message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             case _:
                 raise ValueError("a second Hello on one link")
 

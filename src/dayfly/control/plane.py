@@ -13,14 +13,19 @@ import structlog
 
 from dayfly.control.access import Access, ensure_admin
 from dayfly.control.build import Builder
+from dayfly.control.callbacks import Callbacks
+from dayfly.control.calls import Calls
 from dayfly.control.catalog import Catalog, load_all
 from dayfly.control.deploy import Deployer, Order
+from dayfly.control.durable import Durable
 from dayfly.control.events import LAST, Event, Output, failed
 from dayfly.control.folders import Folders
 from dayfly.control.functions import Functions
 from dayfly.control.link import LinkServer
 from dayfly.control.logs import Logs
 from dayfly.control.node_client import NodeClient
+from dayfly.control.settling import Settler
+from dayfly.control.spill import Spill
 from dayfly.control.statistics import Sums
 from dayfly.control.usage import FLUSH_SECONDS, Usage
 from dayfly.control.vault import Vault
@@ -29,11 +34,14 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.store import access
+from dayfly.store.blobs import Blobs
+from dayfly.store.durable import open_queue
 from dayfly.store.migrate import installation_id, open_database
 from dayfly.store.places import open_logs, server_of
 
 SWEEP_SECONDS = 60.0
 FLOORS_SECONDS = 1.0  # how late a window of provisioned instances may begin or end
+COUNT_SECONDS = 10.0  # how often the number of calls that wait is counted again
 QUOTAS_SECONDS = 1.0  # how old a gateway's knowledge of what others used may be
 DEPLOYS_MAX = 8  # at once; each may hold a bundle and a build
 EVENTS_MAX = 10_000  # not yet read by the client; beyond it installer output is left out
@@ -56,6 +64,10 @@ class Control:
         self.usage = Usage(self.store)
         self.catalog, self.sums, self.node = Catalog(self.usage), Sums(), NodeClient(layout.node_socket)
         self.link = LinkServer(self.catalog, self.usage, self.logs, self.sums)
+        self.durable, spill = Durable(open_queue(server or Path(layout.durable_database))), Spill(Blobs(Path(layout.blobs)))
+        self.calls = self.link.calls = Calls(settings, self.catalog, self.durable, spill, Settler(settings, self.catalog, spill))
+        self.callbacks = Callbacks(settings, self.vault)
+        self.calls.leasing.callback = self.callbacks.run
         self.folders = Folders(layout, self.store)
         self.builder = Builder(self.node, self.folders, settings.build_timeout_seconds)
         self.deployer = Deployer(settings, self.store, self.vault, self.catalog, self.folders)
@@ -88,13 +100,16 @@ class Control:
         self.catalog.fill(await self.store(load_all, self.vault), tokens, limits)
         await self.usage.load(time.time())
         await asyncio.to_thread(self.folders.clean_start)
+        await self.calls.count()
         await self.link.start(self.layout.link_socket)
         self._tasks = [
+            *self.calls.leasing.start(),
             asyncio.create_task(self.logs.run()),
             asyncio.create_task(self._forever(FLUSH_SECONDS, self.usage.flush)),
             asyncio.create_task(self._forever(SWEEP_SECONDS, self._tidy)),
             asyncio.create_task(self._forever(FLOORS_SECONDS, self._open_windows)),
             asyncio.create_task(self._forever(QUOTAS_SECONDS, self._tell_used)),
+            asyncio.create_task(self._forever(COUNT_SECONDS, self.calls.count)),
         ]
 
     async def close(self) -> None:
@@ -104,7 +119,10 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._deploys, *self._tasks, return_exceptions=True)
         await self.builder.close()
+        await self.calls.leasing.close()
         await self.link.close()
+        await self.callbacks.close()
+        await self.durable.close()
         await self.logs.drain()
         try:
             await self.usage.flush()

@@ -36,6 +36,14 @@ class Vault:
                 "data_unusable", f"Secret {name!r} cannot be opened: {self._key_file} is not the key it was sealed with."
             ) from error
 
+    def derived(self, purpose: str) -> bytes:
+        """A key for another purpose, which cannot be told from ours: HMAC-SHA256 of its name."""
+        import hmac
+
+        if not self._key:
+            self._key = read_key(self._key_file, make=True)
+        return hmac.digest(self._key, purpose.encode(), "sha256")
+
     def _cipher(self, *, make: bool) -> object:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 

@@ -23,6 +23,8 @@ from dayfly.core.decide.routes import DEFAULT_KEY
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.names import CALL_ID, DEFAULT_NAMESPACE, LIVE, checked_name, split_qualified
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire.durable import prefers_async
+from dayfly.gateway.asynchronous import AsyncReply, Door, Manner
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import ALLOWED, Request, Sink
@@ -39,6 +41,9 @@ REMEMBERED_TARGETS_MAX = 4096
 REMEMBERED_TOKENS_MAX = 64  # of one address
 CLIENT_CONTEXT_BYTES_MAX = 3583
 _EVENT_PREFIX = PREFIX.encode()
+_ASYNC_PREFIX = b"/async-function/"
+ASYNC = "async"
+DRY_RUN = b"DryRun"
 _INVOKE = re.compile(rb"/api/v1/functions/([^/?]+)/invoke(?:\?(.*))?")
 _CONNECTION = re.compile(rb"/api/v1/connections/([A-Za-z0-9_-]{1,64})")
 _JSON_TEXT = b"content-type: application/json\r\n"
@@ -76,12 +81,15 @@ class Way:
 class Dispatch:
     """The gateway's answer to "what is this request?"."""
 
-    def __init__(self, settings: Settings, catalog: CatalogMirror, fleet: Fleet, ledger: Ledger, forwarder: Forwarder) -> None:
+    def __init__(
+        self, settings: Settings, catalog: CatalogMirror, fleet: Fleet, ledger: Ledger, forwarder: Forwarder, asynchronous: Door
+    ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.fleet = fleet
         self.ledger = ledger
         self._forwarder = forwarder
+        self._asynchronous = asynchronous
         self._proxies = Proxies(settings.trusted_proxies)
         self.sockets = Sockets()
         self._ways: dict[bytes, Way] = {}
@@ -94,6 +102,8 @@ class Dispatch:
         if way is None:
             if raw.startswith(_EVENT_PREFIX):
                 way = self._remember(raw, _event_target(raw))
+            elif raw.startswith(_ASYNC_PREFIX):
+                return self._open_event(request, Way(_event_target(_EVENT_PREFIX + raw[len(_ASYNC_PREFIX) :])), "openfaas")
             elif match := _INVOKE.fullmatch(raw):
                 way = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
             elif match := _CONNECTION.fullmatch(raw):
@@ -119,11 +129,13 @@ class Dispatch:
 
     # ---- /function/NAME --------------------------------------------------------------------------------------------------------
 
-    def _open_event(self, request: Request, way: Way) -> Sink:
+    def _open_event(self, request: Request, way: Way, manner: Manner | None = None) -> "Reply | AsyncReply | Socket | _Known":
         target = way.target
         if request.method == b"OPTIONS" and (answer := self._preflight(request, target)):
             return answer
-        reply = self._admitted(request, EventReply, way)
+        if request.prefer and prefers_async(request.prefer):
+            manner = manner or "prefer"
+        reply = self._admitted(request, EventReply, way) if manner is None else self._asked(request, EventReply, way, manner)
         config = reply.entry.version.config
         reply.meta = self._head(request, target, private=config.auth == "token")
         if config.websocket and is_upgrade(request):  # each of its messages is admitted anew: tokens are revoked, versions change
@@ -142,7 +154,7 @@ class Dispatch:
             raise Refusal("method_not_allowed", "Use GET, POST or DELETE.", extra={"allow": "GET, POST, DELETE"})
         return Management(request, socket)
 
-    def _preflight(self, request: Request, target: Target) -> Sink | None:
+    def _preflight(self, request: Request, target: Target) -> "_Known | None":
         """A browser asks before it calls a function with `[cors]`: answered here, without token and instance. None: it is a call."""
         if not request.header(b"access-control-request-method") or not request.header(b"origin"):
             return None
@@ -189,20 +201,25 @@ class Dispatch:
         if found is None:
             return None
         reply = self._open_event(request, Way(Target(found.namespace, found.function, LIVE, path.decode(), query.decode())))
-        if found.key != DEFAULT_KEY and isinstance(reply, Reply):
+        if found.key != DEFAULT_KEY and isinstance(reply, Reply | AsyncReply):
             reply.meta += b"\n%b%b" % (ROUTE_LINE, found.key.encode())
         return reply
 
     # ---- POST /api/v1/functions/NAME/invoke ------------------------------------------------------------------------------------
 
     def _open_invoke(self, request: Request, way: Way) -> Sink:
-        reply = self._admitted(request, InvokeReply, way)
+        manner: Manner | None = None
+        if way.target.query or request.prefer or request.x_amz:
+            manner = _manner(request, way.target)
+        reply = self._admitted(request, InvokeReply, way) if manner is None else self._asked(request, InvokeReply, way, manner)
         if request.x_amz:
             for name, value in request.headers:
                 if name == b"x-amz-client-context":
                     reply.meta = _client_context(value)
                 elif name == b"x-amz-log-type":
                     reply.wants_tail = value.lower() == b"tail"
+                elif value == DRY_RUN and name == b"x-amz-invocation-type":
+                    return _Known(request, 204, b"")
         return reply
 
     # ---- both ------------------------------------------------------------------------------------------------------------------
@@ -210,6 +227,19 @@ class Dispatch:
     def _admitted(self, request: Request, door: type[Reply], way: Way) -> Reply:
         """A reply for a call that may enter. Raises Refusal. What was found out about the last call with this address and token holds as
         long as nothing has changed: neither the catalog, nor that the version's calls are taken."""
+        entry = self._entry(request, door, way)
+        given = request.given_id
+        call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
+        if entry.gate is not None:
+            door = LIMITED[door]
+        return door(self.fleet, request, entry, call_id)
+
+    def _asked(self, request: Request, door: type[Reply], way: Way, manner: Manner) -> AsyncReply:
+        """The same for a call that nobody will wait for. Its id is ours: the caller's may be another call's."""
+        entry = self._entry(request, door, way)
+        return AsyncReply(self._asynchronous, request, entry, (self._ids.next().decode(), way.target.qualifier, door.kind, manner))
+
+    def _entry(self, request: Request, door: type[Reply], way: Way) -> Entry:
         entry = way.entry
         if (
             entry is None
@@ -223,11 +253,7 @@ class Dispatch:
             request.cors = answer_lines(cors, request.header(b"origin").decode("latin-1"))
         if request.length > self.settings.body_bytes_max:
             raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
-        given = request.given_id
-        call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
-        if entry.gate is not None:
-            door = LIMITED[door]
-        return door(self.fleet, request, entry, call_id)
+        return entry
 
     def _find(self, request: Request, door: type[Reply], way: Way) -> Entry:
         """The entry of the version that takes this call, if it may enter. Raises Refusal. Remembers the way, where no die was cast."""
@@ -266,16 +292,32 @@ def _event_target(raw: bytes) -> Target:
 
 
 def _invoke_target(name: str, query: bytes | None) -> Target:
-    """/api/v1/functions/NAME/invoke; its path is "", which no event's is. Raises Refusal bad_name."""
+    """/api/v1/functions/NAME/invoke; its path is "", which no event's is, and its query is its mode. Raises Refusal bad_name."""
     namespace, function = split_qualified(name)
-    qualifier = LIVE
+    qualifier, mode = LIVE, ""
     for pair in (query or b"").decode("latin-1").split("&"):
         key, _, value = pair.partition("=")
         if key == "namespace":
             namespace = value or DEFAULT_NAMESPACE
         elif key == "qualifier":
             qualifier = checked_name(value, "alias or version")
-    return Target(checked_name(namespace, "namespace"), checked_name(function), qualifier, "", "")
+        elif key == "mode":
+            if value not in ("sync", ASYNC):
+                raise Refusal("bad_request", f"mode={value[:40]}: must be sync or async.")
+            mode = value
+    return Target(checked_name(namespace, "namespace"), checked_name(function), qualifier, "", mode)
+
+
+def _manner(request: Request, target: Target) -> Manner | None:
+    """Whether a direct invoke is to be asynchronous. Raises Refusal bad_request for a type that Lambda does not have."""
+    kind = request.header(b"x-amz-invocation-type") if request.x_amz else b""
+    if kind not in (b"", b"RequestResponse", b"Event", DRY_RUN):
+        raise Refusal("bad_request", "X-Amz-Invocation-Type must be RequestResponse, Event or DryRun.")
+    if kind:
+        return "lambda" if kind == b"Event" else None
+    if target.query == ASYNC:
+        return "native"
+    return "prefer" if request.prefer and prefers_async(request.prefer) else None
 
 
 def _client_context(value: bytes) -> bytes:

@@ -7,6 +7,7 @@ half a change.
 import asyncio
 import os
 import time
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -49,6 +50,16 @@ LOG_BATCH = 1000
 OUTGOING_BYTES_MAX = 8 * 1024 * 1024  # unread by control beyond this: it is stuck, keep records here instead
 
 
+class Listener(Protocol):
+    """Who else speaks with control over this line: asynchronous calls (gateway/asynchronous.py, leased.py)."""
+
+    def linked(self) -> None:
+        """There is a control that has just been told Hello."""
+
+    def take(self, message: ToGateway) -> None:
+        """What it said, if it is not about the catalog."""
+
+
 class Link:
     """One gateway's connection to control."""
 
@@ -59,6 +70,7 @@ class Link:
         self._writer: asyncio.StreamWriter | None = None
         self._statistics_at = 0.0
         self.ready = asyncio.Event()  # set when the first snapshot has arrived
+        self.listeners: list[Listener] = []
 
     async def run(self) -> None:
         """Connect, listen, connect again; ends only by cancellation."""
@@ -70,7 +82,9 @@ class Link:
                 continue
             self._writer = writer
             try:
-                self._say(Hello(self._name, os.getpid()))
+                self.say(Hello(self._name, os.getpid()))
+                for listener in self.listeners:
+                    listener.linked()
                 async with asyncio.TaskGroup() as group:
                     flushing = group.create_task(self._flush_forever())
                     await self._listen(reader)
@@ -117,10 +131,14 @@ class Link:
         elif isinstance(message, UsedToday):
             self._fleet.limits.told(message.day, message.consumed)
             return
-        else:
+        elif isinstance(message, Prove):
             self._prove(message)
             return
-        self._say(Applied(self._catalog.revision))
+        else:
+            for listener in self.listeners:
+                listener.take(message)
+            return
+        self.say(Applied(self._catalog.revision))
 
     def known(self) -> set[tuple[str, str, int]]:
         """Keys of all versions that an alias names."""
@@ -133,12 +151,12 @@ class Link:
                 "errorType": "Sandbox.Failure",
                 "errorMessage": "The version to prove is not in the message.",
             }
-            self._say(Proved(message.request, False, error=error))
+            self.say(Proved(message.request, False, error=error))
             return
 
         def prover(channel: Channel | None, error: dict[str, object]) -> None:
             walls = channel.accepted if channel is not None else None
-            self._say(
+            self.say(
                 Proved(
                     message.request,
                     ok=not error,
@@ -156,9 +174,12 @@ class Link:
 
     # ---- outwards --------------------------------------------------------------------------------------------------------------
 
-    def _say(self, message: ToControl) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(encode(message))
+    def say(self, message: ToControl) -> bool:
+        """Send now; False when there is nobody to hear it."""
+        if self._writer is None or self._writer.is_closing():
+            return False
+        self._writer.write(encode(message))
+        return True
 
     async def _flush_forever(self) -> None:
         while True:
@@ -171,15 +192,15 @@ class Link:
         if writer is None or writer.transport.get_write_buffer_size() > OUTGOING_BYTES_MAX:
             return
         if self._ledger.usage:
-            self._say(Usage(self._ledger.take_usage()))
+            self.say(Usage(self._ledger.take_usage()))
         while self._ledger.logs or self._ledger.logs_dropped:
             lines, dropped = self._ledger.take_logs(LOG_BATCH)
-            self._say(Logs(lines, dropped))
+            self.say(Logs(lines, dropped))
         now = time.monotonic()
         if now - self._statistics_at >= STATISTICS_SECONDS:
             self._statistics_at = now
             numbers = [ledger.numbers for ledger in self._fleet.observe()]
-            self._say(
+            self.say(
                 Statistics(
                     GatewayStatistics(
                         gateway=self._name,

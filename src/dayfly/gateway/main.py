@@ -11,17 +11,20 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import structlog
 import uvloop
 
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
+from dayfly.gateway.asynchronous import Door
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.forward import Forwarder
+from dayfly.gateway.leased import Runner
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.link import Link
 from dayfly.gateway.memory import MemoryWatch
@@ -38,6 +41,7 @@ BACKLOG = 4096
 SNAPSHOT_WAIT_SECONDS = 10.0
 LOOK_SECONDS = 0.01  # how often who leaves looks whether the last call is answered
 IDLE_GRACE_SECONDS = 2.0  # a successor is there: connections without a request are closed when nothing came for so long
+HEARD_SECONDS = 1.5
 LEAVE_SECONDS_MAX = 960.0  # and after this, a little more than the longest call, whatever is left is cut
 
 
@@ -60,11 +64,13 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
     provider = LocalProvider(layout.node_socket)
     fleet = Fleet(settings, provider, ledger, name)
     site = Site(settings)
-    site.dispatcher = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket))
     link = Link(layout.link_socket, name, (catalog, fleet, ledger, site))
+    door, runner = Door(settings, link.say), Runner(settings, catalog, fleet, link.say, provider.kill)
+    link.listeners += [door, runner]
+    site.dispatcher = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket), door)
 
     async with asyncio.TaskGroup() as group:
-        watches = (MemoryWatch(fleet, settings.memory_available_bytes_min), Scaling(fleet, provider, Processors()))
+        watches = (MemoryWatch(fleet, settings.memory_available_bytes_min), Scaling(fleet, provider, Processors()), door, runner)
         clock = _tick(fleet, link, site, watches)
         tasks = [group.create_task(work) for work in (provider.run(), link.run(), clock)]
         try:
@@ -79,23 +85,33 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
         log.info("gateway_serving", functions=len(catalog.functions))
         await _either(stop, leave)
         server.close()
+        runner.stop()
         if leave.is_set():
             await _leave(settings, fleet, site, stop)
         else:
             await _drain(settings, fleet, site)
+        runner.flush()
         await link.flush_and_drain()
+        await _heard(runner)
         fleet.close()
         for task in tasks:
             task.cancel()
 
 
-async def _tick(fleet: Fleet, link: Link, site: Site, watches: tuple[MemoryWatch, Scaling]) -> None:
+class Watch(Protocol):
+    """Something that the clock drives."""
+
+    def tick(self, now: float) -> None: ...
+
+
+async def _tick(fleet: Fleet, link: Link, site: Site, watches: Sequence[Watch]) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
         fleet.tick(link.known)
+        now = time.monotonic()
         for watch in watches:
-            watch.tick(time.monotonic())
+            watch.tick(now)
         site.tick()
 
 
@@ -111,6 +127,13 @@ async def _either(*events: asyncio.Event) -> None:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
+
+
+async def _heard(runner: Runner) -> None:
+    """A moment for control to write down how the last asynchronous calls ended; it may be starting just now."""
+    until = time.monotonic() + HEARD_SECONDS
+    while runner.unheard and time.monotonic() < until:  # noqa: ASYNC110 (a count that nobody announces)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _drain(settings: Settings, fleet: Fleet, site: Site) -> None:

@@ -57,6 +57,7 @@ class Context:
     tenant_id = None
     identity = CognitoIdentity()
     client_context: ClientContext | None = None
+    lineage = ""  # of an asynchronous call: what to send as X-Dayfly-Lineage with calls that this one makes
     _w3c: "dict[str, Any] | None" = None
 
     def __init__(self, call_id: str, deadline: int, client_context: bytes = b"") -> None:
@@ -79,6 +80,11 @@ class Context:
             raise Fault("Runtime.LambdaContextUnmarshalError", message) from None
         w3c = given.pop("w3c", None)
         self._w3c = w3c if isinstance(w3c, dict) else None
+        lineage = given.pop("dayfly_lineage", None)
+        if isinstance(lineage, str):
+            self.lineage = lineage
+            if not given:
+                return
         self.client_context = ClientContext(given)
 
     def get_remaining_time_in_millis(self) -> int:

@@ -13,6 +13,7 @@ import msgspec
 
 from dayfly.core.decide.egress import refusal
 from dayfly.core.manifest.cors import checked_cors
+from dayfly.core.manifest.durable import checked_async
 from dayfly.core.manifest.limits import checked_limits
 from dayfly.core.manifest.provisioned import checked_windows
 from dayfly.core.manifest.route import checked_routes
@@ -46,7 +47,7 @@ NUMBERS: dict[str, tuple[type, float, float, str]] = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {"auth": ("token", "none"), "keep_alive": ("auto", "fixed"), "snapshot": ("auto", "off")}
 EGRESS = ("none", "internet", "all")
-KEYS = tuple(field.name for field in msgspec.structs.fields(FunctionConfig))
+KEYS = tuple(field.encode_name for field in msgspec.structs.fields(FunctionConfig))
 
 # Folders: the first of these that is there decides; a folder with one Python file may name it as it likes.
 DEFAULT_HANDLERS: tuple[tuple[str, str], ...] = (
@@ -82,6 +83,7 @@ def checked_config(table: Mapping[str, object], overrides: Mapping[str, object],
     values["route"] = checked_routes(values.get("route", ()), problems)
     values["limits"] = checked_limits(values.get("limits", {}), problems)
     values["scale"] = checked_scale(values.get("scale", {}), problems)
+    values["async"] = checked_async(values.get("async", {}), problems)
     if "keep_alive_seconds" in values:
         values.setdefault("keep_alive", "fixed")  # an explicit number is a promise
     _check_runtime(values.setdefault("runtime", around.default_runtime), around, problems)

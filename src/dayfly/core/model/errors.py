@@ -51,6 +51,12 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind("body_too_large", _C, 413, "Send less, or raise `body_bytes_max`."),
     ErrorKind("uri_too_long", _C, 414, "Shorten the address."),
     ErrorKind("header_too_large", _C, 431, "Send fewer or shorter headers."),
+    ErrorKind("call_not_found", _C, 404, "`dayfly calls ls` lists calls; settled ones are kept for `result_keep_seconds`."),
+    ErrorKind("chain_too_deep", _C, 508, "A function calls itself, or others in a circle: end the chain, or raise `async_depth_max`."),
+    ErrorKind("async_queue_full", Fault.CAPACITY, 429, "Wait until calls have run, purge some, or raise `async_waiting_max`.", True),
+    ErrorKind(
+        "acceptance_unknown", _P, 503, "The call may have been accepted: send it again with the same Idempotency-Key as before.", True
+    ),
     ErrorKind("not_implemented", _C, 501, "Use a common method, and of all transfer codings only chunked."),
     ErrorKind("version_not_supported", _C, 505, "Speak HTTP/1.1; HTTP/2 and TLS are for a proxy in front."),
     ErrorKind("function_error", _F, 502, "The function raised: `dayfly logs NAME --call ID` shows the traceback."),

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from dayfly.core.model.durable import Async
 from dayfly.core.model.limits import NO_LIMITS, Limits
 from dayfly.core.model.scale import BY_DEMAND, Scale
 
@@ -77,6 +78,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
     scale: Scale = BY_DEMAND  # how many instances there are, between min_instances and max_instances
     cpu_weight: float = 1.0  # of processor time beside other functions, where there is too little for all
+    durable: Async = msgspec.field(default=Async(), name="async")  # how calls that nobody waits for are tried again
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

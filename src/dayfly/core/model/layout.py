@@ -37,6 +37,14 @@ class Layout(msgspec.Struct, frozen=True):
         return f"{self.data}/layers"
 
     @property
+    def blobs(self) -> str:
+        return f"{self.control}/blobs"
+
+    @property
+    def durable_database(self) -> str:
+        return f"{self.control}/durable.db"
+
+    @property
     def builds(self) -> str:
         return f"{self.data}/builds"
 

@@ -86,6 +86,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     init_timeout_seconds: Annotated[float, _about("Time for a function's module to import.", gt=0)] = 10.0
     prefetch_max: Annotated[int, _about("Calls waiting in one version's socket, per free slot, when calls are very short.", ge=1)] = 16
 
+    # Asynchronous calls (docs/async.md)
+    async_waiting_max: Annotated[int, _about("Asynchronous calls that wait, in all; further ones get 429.", ge=1)] = 5_000_000
+    async_share: Annotated[float, _about("Share of a function's instances that its asynchronous calls may take.", gt=0, le=1)] = 0.5
+    async_concurrency: Annotated[int, _about("Asynchronous calls of one function that one gateway runs at once.", ge=1)] = 16
+    async_in_hand_max: Annotated[int, _about("Asynchronous calls given to one gateway and not settled.", ge=1, le=100_000)] = 4096
+    async_in_hand_bytes_max: Annotated[int, _about("Their bodies, beyond which no more are given out.", ge=1024)] = 64 * 1024 * 1024
+    async_lease_seconds: Annotated[
+        float, _about("A lease that nobody extends ends after this: how late a call runs again when control and its gateway died.", ge=1)
+    ] = 15.0
+    async_accept_seconds: Annotated[float, _about("Time in which control has to say that a call is durable; then 503.", gt=0)] = 5.0
+    async_delay_seconds_max: Annotated[float, _about("Longest delay of a call.", ge=0)] = 14 * 86_400.0
+    async_dedup_seconds: Annotated[float, _about("For how long an Idempotency-Key is known.", ge=0)] = 86_400.0
+    async_depth_max: Annotated[int, _about("Calls in a chain, each made by the one before.", ge=1, le=10_000)] = 32
+    async_result_keep_seconds: Annotated[float, _about("How long settled calls and their results are kept.", ge=0)] = 86_400.0
+    async_dead_keep_seconds: Annotated[float, _about("How long dead calls are kept for redriving.", ge=0)] = 14 * 86_400.0
+    callback_allow: Annotated[
+        str, _about("Private ranges that callbacks may reach, as in 10.1.0.0/16,127.0.0.1/32; empty: public addresses only.")
+    ] = ""
+    callback_timeout_seconds: Annotated[float, _about("Time that one callback may take.", gt=0, le=300)] = 10.0
+    callback_concurrency: Annotated[int, _about("Callbacks under way at once.", ge=1, le=1000)] = 32
+
     # Egress: where functions may go, and how much of it
     egress_max: Annotated[Literal["internet", "all"], _about("Widest egress of functions; all lets them ask for private networks.")] = (
         "internet"

@@ -7,6 +7,7 @@ When the link breaks the gateway keeps its last catalog and connects again.
 
 import msgspec
 
+from dayfly.core.model.durable import LeasedCall, NewCall, Ran
 from dayfly.core.model.function import Catalog, Function, Token
 from dayfly.core.model.limits import Consumed, Limits
 from dayfly.core.model.records import GatewayStatistics, LogRecord, UsageSum
@@ -105,8 +106,66 @@ class Statistics(msgspec.Struct, frozen=True, tag="statistics"):
     statistics: GatewayStatistics
 
 
-ToGateway = Snapshot | FunctionChanged | FunctionRemoved | TokensChanged | LimitsChanged | UsedToday | Prove
-ToControl = Hello | Proved | Applied | Usage | Logs | Statistics
+class Accept(msgspec.Struct, frozen=True, tag="accept"):
+    """Durable calls that came in one turn of a gateway's loop. `request` is unique in the gateway's life; one that was sent before, and not
+    answered when the link broke, is sent again with the calls' ids as they were."""
+
+    request: int
+    calls: list[NewCall]
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True):
+    """To one call of an `Accept`: durable under `id` (`code` is ""), or refused with a code of core/model/errors.py."""
+
+    id: str
+    duplicate: bool = False
+    code: str = ""
+    detail: str = ""
+    retry_after_seconds: float = 0.0
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """Answer to an `Accept`, call by call in its order."""
+
+    request: int
+    answers: list[Answered]
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    """Leases: the gateway runs these and says so with `Outcomes`."""
+
+    calls: list[LeasedCall]
+
+
+class CancelRun(msgspec.Struct, frozen=True, tag="cancel"):
+    """Somebody cancelled these leases (id, epoch): drop those not begun, end those that can be ended."""
+
+    leases: list[tuple[str, int]]
+
+
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """The outcomes of these leases are written down, or were not believed: the gateway need not keep them any longer."""
+
+    leases: list[tuple[str, int]]
+
+
+class Holding(msgspec.Struct, frozen=True, tag="holding"):
+    """After `Hello`: leases that this gateway has from a control before; it takes no more when `closing`."""
+
+    leases: list[tuple[str, int]]
+    closing: bool = False
+
+
+class Outcomes(msgspec.Struct, frozen=True, tag="outcomes"):
+    """What became of leases. Kept by the gateway, and said again to the next control, until `Heard`."""
+
+    ran: list[Ran]
+
+
+ToGateway = (
+    Snapshot | FunctionChanged | FunctionRemoved | TokensChanged | LimitsChanged | UsedToday | Prove | Accepted | Run | CancelRun | Heard
+)
+ToControl = Hello | Proved | Applied | Usage | Logs | Statistics | Accept | Holding | Outcomes
 
 _encoder = msgspec.msgpack.Encoder()
 _to_gateway: msgspec.msgpack.Decoder[ToGateway] = msgspec.msgpack.Decoder(ToGateway)

@@ -1,0 +1,140 @@
+"""What is in gateways' hands, as control remembers it: leases by (id, epoch), their windows, and how many each gateway has.
+
+Memory only: nothing is settled from it, and a control that starts anew has none. Decides nothing. Used by control/leasing.py.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from dayfly.control.settling import Hand
+from dayfly.control.spill import decode_stored
+from dayfly.core.decide.lanes import Window
+from dayfly.core.model.durable import LeasedCall, Ran, split_lane
+from dayfly.core.wire.durable import with_lineage
+from dayfly.core.wire.link import Run
+from dayfly.store.queue import Item, Lease
+
+Key = tuple[str, int]
+RUN_BYTES_MAX = 8 * 1024 * 1024  # of one message
+NO_ROOM = ("throttled", "returned", "platform")
+
+
+class Hands(dict[Key, Hand]):
+    """Leases that are out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0  # of their bodies
+        self.load: Counter[str] = Counter()  # by gateway
+        self.windows: dict[str, Window] = {}  # by lane
+
+    def window(self, lane: str) -> Window:
+        """The lane's, made at first sight."""
+        found = self.windows.get(lane)
+        if found is None:
+            found = self.windows[lane] = Window()
+        return found
+
+    def hold(self, hand: Hand) -> None:
+        """A lease is out."""
+        self[hand.key] = hand
+        self.bytes += hand.size
+        self.load[hand.gateway] += 1
+        self.window(hand.lane).in_hand += 1
+
+    def let_go(self, key: Key) -> Hand | None:
+        """It is over, or somebody else's; None when it was not here."""
+        hand = self.pop(key, None)
+        if hand is not None:
+            self.bytes -= hand.size
+            self.load[hand.gateway] -= 1
+            self.windows[hand.lane].in_hand -= 1
+        return hand
+
+    def of(self, gateway: str) -> list[Hand]:
+        """What a gateway has."""
+        return [hand for hand in self.values() if hand.gateway == gateway]
+
+    def counted(self, hand: Hand, ran: Ran, now: float) -> None:
+        """How an attempt ended, for its lane's window."""
+        window = self.window(hand.lane)
+        if ran.outcome in NO_ROOM:
+            window.refused(now)
+        elif ran.outcome != "lost":
+            window.succeeded(ran.exec_us / 1e6)
+
+    def by_lane(self) -> dict[str, int]:
+        """Lane → how many are out."""
+        return {lane: window.in_hand for lane, window in self.windows.items() if window.in_hand}
+
+    def forget_windows(self, keep: Iterable[str]) -> None:
+        """Of lanes of which nothing is out and nothing waits."""
+        lanes = set(keep)
+        self.windows = {lane: window for lane, window in self.windows.items() if window.in_hand or lane in lanes}
+
+
+class Due:
+    """Lanes that may have something to lease, now or later."""
+
+    def __init__(self) -> None:
+        self.ready: set[str] = set()
+        self._later: list[tuple[float, str]] = []
+
+    def noted(self, lanes: Iterable[tuple[str, float]], now: float) -> None:
+        """Something waits in these lanes from these times on."""
+        for lane, due in lanes:
+            if due <= now:
+                self.ready.add(lane)
+            else:
+                heapq.heappush(self._later, (due, lane))
+
+    def passed(self, now: float) -> None:
+        """Time has gone on."""
+        while self._later and self._later[0][0] <= now:
+            self.ready.add(heapq.heappop(self._later)[1])
+
+    def next_seconds(self, now: float, most: float) -> float:
+        """Until the next lane's time comes, at most `most`."""
+        return min(most, max(0.0, self._later[0][0] - now)) if self._later else most
+
+
+def hand_of(it: Lease | Item, gateway: str, leased_at: float = 0.0) -> Hand:
+    """What control remembers of a lease (or of an item that is leased)."""
+    stored = decode_stored(it.body)
+    return Hand(
+        id=it.id, epoch=it.epoch, attempt=it.attempt, lane=it.lane, accepted_at=it.accepted_at, expires=it.expires, stored=stored,
+        leased_at=leased_at, gateway=gateway, size=stored.size + len(stored.meta), grouped=bool(it.group),
+    )  # fmt: skip
+
+
+def leased(hand: Hand, body: bytes) -> LeasedCall:
+    """What a gateway is given of it."""
+    namespace, function = split_lane(hand.lane)
+    stored = hand.stored
+    return LeasedCall(
+        id=hand.id,
+        epoch=hand.epoch,
+        attempt=hand.attempt,
+        namespace=namespace,
+        function=function,
+        qualifier=stored.qualifier,
+        kind=stored.kind,
+        meta=with_lineage(stored.kind, stored.meta, stored.lineage, hand.id),
+        body=body,
+        expires=hand.expires,
+    )
+
+
+def in_messages(calls: Sequence[LeasedCall]) -> Iterator[Run]:
+    """Leases as messages of bearable size."""
+    part: list[LeasedCall] = []
+    size = 0
+    for call in calls:
+        part.append(call)
+        size += len(call.body) + len(call.meta)
+        if size > RUN_BYTES_MAX:
+            yield Run(part)
+            part, size = [], 0
+    if part:
+        yield Run(part)
