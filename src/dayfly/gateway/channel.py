@@ -5,6 +5,7 @@ It decides nothing: it reports frames, end-of-file and garbage to its `ChannelEv
 hostile input: every length is checked before it is believed, and one bad frame ends the instance.
 """
 
+import array
 import asyncio
 import errno
 import fcntl
@@ -12,6 +13,7 @@ import functools
 import os
 import resource
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -164,9 +166,16 @@ class Channel:
 
     def cancel(self, seq: int) -> None:
         """Tell the instance that the caller of this streamed answer has left."""
+        self._tell(frames.CANCEL, seq)
+
+    def move(self, seq: int, way: int) -> None:
+        """Offer it a socket for the rest of a streamed answer (gateway/download.py)."""
+        self._tell(frames.MOVE, seq, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [way]))])
+
+    def _tell(self, kind: int, seq: int, rights: Sequence[tuple[int, int, Any]] = ()) -> None:
         if self._socket is not None:
-            with suppress(OSError):  # full or gone: the stream then ends by its deadline or with the instance
-                self._socket.send(frames.CONTROL.pack(frames.CANCEL, 0, seq))
+            with suppress(OSError):  # full or gone: the stream then ends by its deadline or with the instance, or goes on as it is
+                self._socket.sendmsg([frames.CONTROL.pack(kind, 0, seq)], rights)
 
     def pause(self) -> None:
         """Stop reading answers (a slow client); counted, one `resume` each."""

@@ -17,6 +17,7 @@ import structlog
 from dayfly.core.model.errors import Refusal
 from dayfly.gateway.exchange import Request, bare_answer, refusal_answer
 from dayfly.gateway.head import parse_refusal, read_head
+from dayfly.gateway.lent import Lending
 from dayfly.gateway.site import Site
 
 log = structlog.get_logger()
@@ -28,13 +29,11 @@ FRAMING_BYTES_MAX = 64 * 1024  # of chunk sizes, extensions and trailers in one 
 FRAMING_FACTOR = 16  # chunks of one byte need five
 
 # Refusals after which nobody knows, or wants to know, what the client's next bytes mean.
-_LAST = frozenset(
-    ("bad_request", "header_too_large", "internal", "method_not_allowed", "not_implemented", "request_timeout", "uri_too_long",
-     "version_not_supported")
-)  # fmt: skip
+_LAST = frozenset(("bad_request", "header_too_large", "internal", "method_not_allowed", "not_implemented", "request_timeout",
+                   "uri_too_long", "version_not_supported"))  # fmt: skip
 
 
-class Connection(asyncio.Protocol):
+class Connection(Lending, asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
     __slots__ = (
