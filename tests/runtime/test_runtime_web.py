@@ -169,11 +169,23 @@ def test_a_wsgi_application_gets_an_environ(every: Start) -> None:
     environ = eval(answer.body)
     assert answer.status == 201 and answer.meta == "content-type: text/plain\r\nx-two: a\r\nx-two: bé\r\n".encode("latin-1")
     assert environ == {
-        **{"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/function/hello", "PATH_INFO": "/environ", "QUERY_STRING": "q=1&r=%20"},
-        **{"SERVER_NAME": "fn.example", "SERVER_PORT": "8080", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "192.0.2.7"},
-        **{"RAW_URI": "/function/hello/environ?q=1&r=%20", "wsgi.url_scheme": "http", "wsgi.multithread": False},
-        **{"wsgi.multiprocess": True, "wsgi.run_once": False, "wsgi.input_terminated": True},
-        **{"HTTP_HOST": "fn.example:8080", "HTTP_X_A": "1,2", "HTTP_COOKIE": "a=1; b=2"},
+        "REQUEST_METHOD": "POST",
+        "SCRIPT_NAME": "/function/hello",
+        "PATH_INFO": "/environ",
+        "QUERY_STRING": "q=1&r=%20",
+        "SERVER_NAME": "fn.example",
+        "SERVER_PORT": "8080",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "192.0.2.7",
+        "RAW_URI": "/function/hello/environ?q=1&r=%20",
+        "wsgi.url_scheme": "http",
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+        "HTTP_HOST": "fn.example:8080",
+        "HTTP_X_A": "1,2",
+        "HTTP_COOKIE": "a=1; b=2",
     }
     assert get(instance, "/context").body == f"call-{instance.seq}".encode()
     assert get(instance, "/lines", b"a\nb").body == b"a\n|b"
@@ -185,10 +197,20 @@ def test_an_asgi_application_gets_a_scope_and_its_lifespan(every: Start) -> None
     scope = eval(answer.body)
     assert answer.status == 201 and answer.meta == "x-two: a\r\nx-two: bé\r\n".encode("latin-1")
     assert scope == {
-        **{"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST", "scheme": "http"},
-        **{"path": "/function/hello/scope", "raw_path": b"/function/hello/sc%6Fpe", "root_path": "/function/hello"},
-        **{"query_string": b"q=1&r=%20", "client": ("192.0.2.7", 0), "server": ("fn.example", 8080), "extensions": {}},
-        **{"headers": [(name.encode(), value.encode()) for name, value in HEADERS], "state": {"started": "yes"}},
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/function/hello/scope",
+        "raw_path": b"/function/hello/sc%6Fpe",
+        "root_path": "/function/hello",
+        "query_string": b"q=1&r=%20",
+        "client": ("192.0.2.7", 0),
+        "server": ("fn.example", 8080),
+        "extensions": {},
+        "headers": [(name.encode(), value.encode()) for name, value in HEADERS],
+        "state": {"started": "yes"},
     }
     assert get(instance, "/context").body == f"call-{instance.seq}".encode()
     instance.retire()

@@ -156,8 +156,11 @@ class Request:
         parts = (status_line(status), lines, self.cors, length, connection.site.date, b"" if plain else self._connection_line(), b"\r\n")
         if self.bodyless:
             connection.write(b"".join(parts))
-        else:
+        elif len(body) < COPIED_BYTES_MAX:
             connection.write(b"".join((*parts, body)))
+        else:  # the transport sends what is written in one turn of the loop together
+            connection.write(b"".join(parts))
+            connection.write(body)
         self.answered = True
         connection.answered(self)
 
@@ -189,7 +192,7 @@ class Request:
             write(chunk)
         elif len(chunk) < COPIED_BYTES_MAX:
             write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-        else:  # the transport sends what is written in one turn of the loop together
+        else:
             write(b"%x\r\n" % len(chunk))
             write(chunk)
             write(b"\r\n")

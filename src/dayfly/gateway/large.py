@@ -1,6 +1,6 @@
 """A frame larger than one read of a channel: its memory is set aside once, and the rest is received straight into it.
 
-Lengths have been checked by whoever makes one (gateway/channel.py), so it is bounded as frames are.
+Its lengths have been checked by whoever makes one (gateway/channel.py), so it is bounded as frames are.
 """
 
 import socket
@@ -11,12 +11,12 @@ from dayfly.runtime import frames
 class Large:
     """One frame on its way in. `begun` is what has come of it, its header at least."""
 
-    __slots__ = ("_filled", "_view", "header", "meta_end")
+    __slots__ = ("_filled", "_meta_end", "_view", "header")
 
     def __init__(self, begun: bytes) -> None:
         self.header = frames.ANSWER.unpack_from(begun)
-        self.meta_end = frames.ANSWER.size + self.header[3]
-        self._view = memoryview(bytearray(self.meta_end + self.header[4]))
+        self._meta_end = frames.ANSWER.size + self.header[3]
+        self._view = memoryview(bytearray(self._meta_end + self.header[4]))
         self._view[: len(begun)] = begun
         self._filled = len(begun)
 
@@ -32,12 +32,12 @@ class Large:
 
     @property
     def meta(self) -> bytes:
-        return bytes(self._view[frames.ANSWER.size : self.meta_end])
+        return bytes(self._view[frames.ANSWER.size : self._meta_end])
 
     @property
     def body(self) -> memoryview:
         """Where it was received, not copied."""
-        return self._view[self.meta_end :]
+        return self._view[self._meta_end :]
 
 
 def size_of(begun: bytes) -> int:

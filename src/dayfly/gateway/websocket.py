@@ -76,7 +76,7 @@ class Letter(Request):
 
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
         self.answered = True
-        self._done(status, lines, body)
+        self._done(status, lines, bytes(body))
 
     def begin(self, status: int, lines: bytes, length: int = -1) -> None:
         self.begun = True
