@@ -201,13 +201,11 @@ class Connection(Lending, asyncio.Protocol):
             return  # read away
         if request.sink is not None:
             request.sink.body(chunk)
-        elif request.received <= self.site.settings.body_bytes_max:
+        else:
             request.held.append(chunk)
             self._held += len(chunk)
             if self._held > HELD_BYTES_MAX:
                 self._stop_reading()
-        else:
-            request.refusal = Refusal("body_too_large", "The request's body is over body_bytes_max.")
 
     def on_message_complete(self) -> None:
         request, self._request = self._request, None
@@ -355,6 +353,8 @@ class Connection(Lending, asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._held_back = False
+        if self._request is not None:
+            self.deadline = time.monotonic() + self.site.settings.body_timeout_seconds  # the client's time runs again
         if not self.closing and not self._ended:
             self._transport.resume_reading()
 

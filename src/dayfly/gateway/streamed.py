@@ -6,6 +6,7 @@ there, and slow alone. Base of gateway/reply.py Reply; told by gateway/fleet.py 
 """
 
 import asyncio
+import re
 
 from dayfly.core.model.records import Answered
 from dayfly.gateway.channel import Channel, Frame
@@ -14,13 +15,16 @@ from dayfly.gateway.exchange import Request
 from dayfly.runtime import frames
 
 MOVE_BYTES = 64 * 1024  # a stream that has got so long is asked to go on through a socket of its own
-IN_FLIGHT_BYTES_MAX = 1024 * 1024  # what may still come in frames, once it was asked, before its instance is not read any more
+IN_FLIGHT_BYTES_MAX = 2 * 1024 * 1024  # what may still come in frames, once it was asked, before its instance is not read any more
+
+
+_LENGTH = re.compile(rb"(?:^|\n)content-length: ([0-9]{1,18})\r\n")
 
 
 class Streamed:
     """One call's streamed answer. `over` and what is abstract here is gateway/reply.py's."""
 
-    __slots__ = ("asked", "channel", "download", "head_sent", "last", "over", "paused", "request", "sent_bytes")
+    __slots__ = ("asked", "channel", "download", "head_sent", "last", "over", "paused", "promised", "request", "sent_bytes", "seq")
     movable = True  # False: the instance's pieces have a meaning, which a socket does not keep
 
     def __init__(self, request: Request) -> None:
@@ -32,6 +36,8 @@ class Streamed:
         self.over = False
         self.paused = False
         self.sent_bytes = 0
+        self.promised = -1  # its length, when the instance has said one
+        self.seq = 0
         self.asked = -1  # what sent_bytes was when `begun` was last asked
 
     def head(self, channel: Channel, frame: Frame) -> None:
@@ -44,9 +50,14 @@ class Streamed:
             channel.cancel(frame.seq)
             return
         self.channel = channel
+        self.seq = frame.seq
         self.head_sent = True
-        self.request.begin(lines[0], lines[1])
-        self._send(frame.body, frame.seq)
+        found = _LENGTH.search(frame.meta)
+        length = int(found[1]) if found else -1
+        self.request.begin(lines[0], lines[1], length)
+        if not self.request.bodyless:
+            self.promised = length
+        self._send(frame.body)
 
     def chunk(self, channel: Channel, frame: Frame) -> None:
         """More of it; or MOVED: from now on it comes through its own socket."""
@@ -58,11 +69,11 @@ class Streamed:
                 if self.request.connection.write_paused:
                     self.download.pause()
         else:
-            self._send(frame.body, frame.seq)
+            self._send(frame.body)
 
     def passed(self, data: bytes) -> None:
         """More of it, through its own socket."""
-        self._send(data, 0)
+        self._send(data)
 
     def drained(self) -> None:
         """Nothing more comes through its own socket."""
@@ -87,7 +98,7 @@ class Streamed:
     def _finish(self, channel: Channel, frame: Frame) -> None:
         self.over = True
         self._drop_download()
-        broken = bool(frame.flags & frames.ERROR) or not self.head_sent
+        broken = bool(frame.flags & frames.ERROR) or not self.head_sent or self.sent_bytes != self.promised >= 0
         self._record("function_error" if broken else "ok", channel, frame.exec_us, self.sent_bytes)
         if broken:
             self.request.abort()
@@ -134,17 +145,27 @@ class Streamed:
             self.paused = False
             self.channel.resume()
 
+    def _overrun(self) -> None:
+        """It is longer than its instance has promised: cut, and the instance stopped."""
+        channel, seq = self.channel, self.seq
+        self.refused("function_bad_answer")
+        if channel is not None:
+            channel.cancel(seq)
+
     def _drop_download(self) -> None:
         if self.download is not None:
             self.download.close()
 
-    def _send(self, body: bytes, seq: int) -> None:
+    def _send(self, body: bytes) -> None:
         if body:
             self.sent_bytes += len(body)
+            if self.sent_bytes > self.promised >= 0:
+                self._overrun()
+                return
             self.request.send(body)
             if self.download is None and self.sent_bytes > MOVE_BYTES and self.movable and self.channel is not None:
                 self.download = Download(asyncio.get_running_loop(), self)
-                self.download.ask(self.channel, seq)
+                self.download.ask(self.channel, self.seq)
             if self.request.connection.write_paused:
                 self.writable(False)
 

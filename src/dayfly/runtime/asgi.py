@@ -11,7 +11,7 @@ from time import monotonic_ns
 
 from dayfly.runtime.body import BROKEN, READ_BYTES, open_stream
 from dayfly.runtime.contracts.http import bad_answer
-from dayfly.runtime.contracts.web import Asked, head_of, unquoted
+from dayfly.runtime.contracts.web import Asked, head_of, stream_head, unquoted
 from dayfly.runtime.failure import Fault
 from dayfly.runtime.frames import ANSWER, RESULT, RESULT_BYTES_MAX
 from dayfly.runtime.inbox import Call
@@ -185,13 +185,13 @@ class Exchange:
         assert self._head is not None
         if self._gone.done():
             raise OSError(BROKEN)
-        status, block, _ = self._head
+        status, block, length = self._head
         stream = self._stream
         if not stream.begun and not more and len(body) <= RESULT_BYTES_MAX:
             await self._end(lambda: _result(self._call, status, block, body), body)
             return
         if not stream.begun:
-            await self._sender.put(stream.head(status, block))
+            await self._sender.put(stream.head(status, stream_head(block, length)))
         await self._sender.send(stream, stream.pieces(body))
         if not more:
             await self._end(stream.end)

@@ -178,6 +178,8 @@ class _Server:
         for piece in pieces:
             if stream.way is None:
                 await self.put(piece)
+                if stream.is_long:  # it is offered a way of its own, and as long as all fits the socket nobody else would look
+                    self._control()
                 continue
             stream.way.setblocking(False)
             try:

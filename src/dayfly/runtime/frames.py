@@ -52,7 +52,8 @@ READY = (
 )
 FAILED = 2  # meta: JSON {"errorType", "errorMessage", "stackTrace"}; the instance exits after it
 RESULT = 3  # a whole answer. HTTP: status, meta = header block, body. DIRECT: body = JSON text
-HEAD = 4  # a streamed answer begins (of both kinds of call): status and header block; body is the first chunk, may be empty
+HEAD = 4  # a streamed answer begins (of both kinds of call): status and header block; body is the first chunk, may be empty. A
+#   content-length in this block (a web application's) is a promise: a stream that comes out otherwise counts as broken.
 CHUNK = 5  # more of a streamed answer
 END = 6  # a streamed answer is complete, or was cancelled; with flag ERROR the stream broke and body holds the error JSON
 LOG = 7  # status = level (logging's numbers), flags = stream, seq = the call or 0 outside of calls, body = UTF-8 text, one line or a few

@@ -12,7 +12,7 @@ from time import monotonic_ns
 from types import GeneratorType
 
 from dayfly.runtime.answers import Answers
-from dayfly.runtime.frames import ANSWER, CHUNK_BYTES_MAX, LATEST, RESULT
+from dayfly.runtime.frames import ANSWER, LATEST, RESULT
 from dayfly.runtime.inbox import Call, Inbox, Leave
 from dayfly.runtime.instance import EXIT_INTERRUPTED, Instance
 from dayfly.runtime.stream import Stream
@@ -113,7 +113,7 @@ def _sent(stream: Stream, answers: Answers, pieces: "Iterator[bytes | memoryview
     for piece in pieces:
         if stream.way is None:
             answers.write(bytes(piece))
-            if len(piece) > CHUNK_BYTES_MAX:  # there may be many more of this item
+            if stream.is_long:
                 answers.read_control()
             continue
         try:

@@ -27,6 +27,12 @@ class Stream:
         self._answers = answers
         self.begun = False
         self.way: socket | None = None
+        self._in_frames = 0
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it may have been offered a way of its own by now."""
+        return self._in_frames > CHUNK_BYTES_MAX
 
     def frames(self, item: object, contract: "Contract") -> "Iterator[bytes | memoryview]":
         """The frames of one yielded item, to be sent in order; once `way` is set, plain bytes for it. Raises Fault when the item is none of
@@ -57,7 +63,9 @@ class Stream:
                 self.way = way
                 yield memoryview(chunk)[at:]
                 return
-            yield frame(CHUNK, seq, bytes(chunk[at : at + CHUNK_BYTES_MAX]))
+            piece = bytes(chunk[at : at + CHUNK_BYTES_MAX])
+            self._in_frames += len(piece)
+            yield frame(CHUNK, seq, piece)
 
     def end(self, flags: int = 0, body: bytes = b"") -> bytes:
         """The last frame; with HEAD before it when nothing was ever yielded. The socket is closed: all that was written to it is in it."""

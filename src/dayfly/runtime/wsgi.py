@@ -8,7 +8,7 @@ import sys
 
 from dayfly.runtime.body import body_file
 from dayfly.runtime.contracts.http import bad_answer
-from dayfly.runtime.contracts.web import Asked, head_of, unquoted
+from dayfly.runtime.contracts.web import Asked, head_of, stream_head, unquoted
 from dayfly.runtime.frames import RESULT_BYTES_MAX
 from dayfly.runtime.inbox import Call
 
@@ -92,7 +92,7 @@ def _run(app: "Callable[..., Iterable[bytes]]", environ: Environ) -> "Iterator[A
         if ended and len(first) <= RESULT_BYTES_MAX:
             yield Whole((status, head), first)
             return
-        yield status, head
+        yield status, stream_head(head, length)
         yield first
         written.clear()
         for chunk in chunks:

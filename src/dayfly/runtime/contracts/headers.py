@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NAMES_MAX = 256
+LENGTH_DIGITS_MAX = 18
 TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110, 5.6.2, in lower case
 DROPPED = frozenset(
     (
@@ -81,6 +82,8 @@ def pairs_block(pairs: "Iterable[tuple[str, str]]") -> tuple[bytes, int]:
         if name:
             lines.append(f"{name}: {value}\r\n")
         elif given.lower() == "content-length":
+            if not value.isdecimal() or not value.isascii() or len(value) > LENGTH_DIGITS_MAX:
+                raise ValueError(f"content-length must be a number, not {value[:40]!r}.")
             length = int(value)
     return _checked("".join(lines), len(lines), "latin-1"), length
 

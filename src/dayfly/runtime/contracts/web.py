@@ -59,6 +59,11 @@ def unquoted(raw: bytes) -> bytes:
     return b"".join(parts)
 
 
+def stream_head(block: bytes, length: int) -> bytes:
+    """The header block of a streamed answer: with its length, when the application says one, which the gateway then holds it to."""
+    return block + b"content-length: %d\r\n" % length if length >= 0 else block
+
+
 def head_of(status: object, pairs: "Iterable[tuple[str, str]]") -> tuple[int, bytes, int]:
     """(status, header block, content-length or -1). Raises Fault Runtime.BadAnswer."""
     if not isinstance(status, int) or not 200 <= status <= 599:
