@@ -278,6 +278,24 @@ async def test_who_leaves_while_the_call_waits_takes_it_along() -> None:
 
 
 @in_a_loop
+async def test_who_leaves_before_the_offered_call_is_sent_leaves_no_empty_body_behind() -> None:
+    async with gateway(Behaviour(lambda call: asyncio.sleep(60)), body_bytes_max=1000) as rig:
+        rig.serve(function(**APP))
+        _, writer = await connected(rig)
+        writer.write(head(50_000) + bytes(100))
+        await until(lambda: rig.site.uploads == 1 and rig.fleet.busy)
+        (connection,) = rig.site.connections
+        reply: Any = connection._current.sink  # type: ignore[attr-defined]
+        reply.left()
+        assert reply.body_size > frames.INLINE_BYTES_MAX
+        flag, descriptor = reply.body_descriptor()
+        with socket.socket(fileno=descriptor) as body, pytest.raises(ConnectionResetError):
+            body.recv(1)
+        assert (flag, rig.site.uploads) == (frames.BODY_IN_STREAM, 0)
+        writer.close()
+
+
+@in_a_loop
 async def test_an_application_answers_invokes_with_a_refusal() -> None:
     async with gateway() as rig:
         rig.serve(function(**APP))

@@ -26,19 +26,19 @@ class Streamed:
 
     __slots__ = ("asked", "channel", "download", "head_sent", "last", "over", "paused", "promised", "request", "sent_bytes", "seq")
     movable = True  # False: the instance's pieces have a meaning, which a socket does not keep
+    request: Request
+    channel: Channel | None  # the instance that streams this answer
+    download: Download | None
+    last: tuple[Channel, Frame] | None  # END, while what came before it is still on its way
+    promised: int  # its length, when the instance has said one
+    asked: int  # what sent_bytes was when `begun` was last asked
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.channel: Channel | None = None  # the instance that streams this answer
-        self.download: Download | None = None
-        self.last: tuple[Channel, Frame] | None = None  # END, while what came before it is still on its way
-        self.head_sent = False
-        self.over = False
-        self.paused = False
-        self.sent_bytes = 0
-        self.promised = -1  # its length, when the instance has said one
-        self.seq = 0
-        self.asked = -1  # what sent_bytes was when `begun` was last asked
+        self.channel = self.download = self.last = None
+        self.head_sent = self.over = self.paused = False
+        self.sent_bytes = self.seq = 0
+        self.promised = self.asked = -1
 
     def head(self, channel: Channel, frame: Frame) -> None:
         """A streamed answer begins."""

@@ -25,6 +25,8 @@ from dayfly.gateway.reply import RETRY_AFTER_SECONDS, EventReply, Reply
 from dayfly.gateway.version_socket import SEND_BUFFER_BYTES
 from dayfly.runtime import frames
 
+BESIDE = frames.INLINE_BYTES_MAX + 1  # the size of a body that never travels inside its message
+
 
 class Upload:
     """One body's socket."""
@@ -110,7 +112,7 @@ class StreamReply(EventReply):
             raise Refusal("overloaded", "The gateway has no descriptors to spare.", retry_after_seconds=RETRY_AFTER_SECONDS) from None
         site.uploads += 1
         self._received = 0
-        self.body_size = frames.INLINE_BYTES_MAX + 1  # it never travels inside its message
+        self.body_size = BESIDE
         asyncio.get_running_loop().call_soon(self.enter)  # when whoever makes this is done with it
 
     def enter(self) -> None:
@@ -122,8 +124,14 @@ class StreamReply(EventReply):
             request.connection.lend(request)
 
     def body_descriptor(self) -> tuple[int, int]:
-        assert self._upload is not None
-        return frames.BODY_IN_STREAM, self._upload.descriptor()
+        upload = self._upload
+        if upload is not None:
+            return frames.BODY_IN_STREAM, upload.descriptor()
+        broken = Upload(self.request.connection)  # the client left after the call was offered and before it was sent
+        try:
+            return frames.BODY_IN_STREAM, broken.descriptor()
+        finally:
+            broken.close()
 
     def body(self, chunk: bytes) -> None:
         if self.over or self._upload is None:
@@ -151,7 +159,10 @@ class StreamReply(EventReply):
 
     def _record(self, outcome: str, channel: Channel | None, exec_us: int, bytes_out: int) -> Answered:
         self.body_size = self._received
-        return super()._record(outcome, channel, exec_us, bytes_out)
+        try:
+            return super()._record(outcome, channel, exec_us, bytes_out)
+        finally:
+            self.body_size = BESIDE
 
     def _release_body(self) -> None:
         if self._upload is not None:
