@@ -1,12 +1,13 @@
 """stream-100m: a hundred megabytes down as a streamed answer, and up as a body; how fast, and what the gateway's memory grows by.
 
-Bodies up are measured when the platform takes one of this size; one that refuses it is reported as what it is: not there.
+Both by a web application; down also by a generator, and up also with bodies of six megabytes, which the gateway keeps until they are whole.
 """
 
 import select
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 from bench.contenders import SUBJECTS, baselines_python, cpu_us_per_call
 from bench.load import Request, body_length
@@ -20,7 +21,7 @@ SIZE, SMALL_SIZE = 100 * MB, 6 * MB
 PIECE = 256 * 1024
 RUNS = 3
 WAIT_SECONDS_MAX = 60.0
-DOWN, UP, SMALL = "dayfly", "up", "up, 6 MB bodies"
+DOWN, UP, SMALL, GENERATOR = "dayfly", "up", "up, 6 MB bodies", "down, a generator"
 
 Address = tuple[str, int]
 
@@ -32,17 +33,20 @@ def hundred_megabytes(quick: bool) -> Outcome:
     other = Starlette("direct") if baselines_python() else None
     with Platform() as platform:
         try:
-            platform.put("streamed", (SUBJECTS / "streamed.py").read_text(), min_instances=1, memory_mb=512, timeout_seconds=120)
+            more: dict[str, Any] = {"min_instances": 1, "memory_mb": 512, "timeout_seconds": 120}
+            platform.put("streamed", {"app.py": (SUBJECTS / "streamed_app.py").read_text()}, handler="app:app", **more)
+            platform.put("generator", (SUBJECTS / "streamed.py").read_text(), **more)
             bearer = {"Authorization": f"Bearer {platform.token}"}
             ours = Peer(platform.address, "/function/streamed", bearer, [platform.pid], platform.roles()["gateway"])
-            ours.down(1 * MB)  # an instance is there
-            status, _ = ours.up(SIZE)
-            measures: dict[str, Callable[[int], Run]] = {DOWN: lambda _: _run(ours, ours.down, (SIZE, times), (DOWN, notes))}
-            if status == 200:
-                measures[UP] = lambda _: _run(ours, ours.up, (SIZE, times), (UP, notes))
-            else:
-                notes["not there"] = f"a body of {SIZE // MB} MB up: refused with {status}, bodies are bounded by body_bytes_max"
-            measures[SMALL] = lambda _: _run(ours, ours.up, (SMALL_SIZE, 3 * times), (SMALL, notes))
+            generator = Peer(platform.address, "/function/generator", bearer, [platform.pid], platform.roles()["gateway"])
+            for peer in (ours, generator):
+                peer.down(1 * MB)  # an instance is there
+            measures: dict[str, Callable[[int], Run]] = {
+                DOWN: lambda _: _run(ours, ours.down, (SIZE, times), (DOWN, notes)),
+                UP: lambda _: _run(ours, ours.up, (SIZE, times), (UP, notes)),
+                SMALL: lambda _: _run(ours, ours.up, (SMALL_SIZE, 3 * times), (SMALL, notes)),
+                GENERATOR: lambda _: _run(generator, generator.down, (SIZE, times), (GENERATOR, notes)),
+            }
             also = tuple(name for name in measures if name != DOWN)
             if other is not None:
                 other.start()

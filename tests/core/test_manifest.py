@@ -97,6 +97,10 @@ def test_windows_are_a_list_of_at_most_sixteen_tables(value: Any) -> None:
         ({"handler": "hello"}, "module.function"),
         ({"handler": "../x.y"}, "module.function"),
         ({"handler": 5}, "module.function"),
+        ({"handler": "a:b:c"}, "module:application"),
+        ({"handler": "a:b.c"}, "module:application"),
+        ({"handler": ":b"}, "module:application"),
+        ({"handler": "a:b", "websocket": True}, "websocket = true"),
         ({"handler": "a." * 200 + "b"}, "module.function"),
         ({"runtime": "python2.7"}, "found: python3.11, python3.12"),
         ({"runtime": ["python3.11"]}, "not found"),
@@ -149,6 +153,12 @@ def test_no_table_whatever_does_anything_but_pass_or_be_refused(table: dict[str,
         checked_config(table, {}, AROUND)
     except Refusal as refusal:
         assert refusal.kind.code == "bad_config"
+
+
+@pytest.mark.parametrize("handler", ["app:app", "pkg.web:application", "pkg/web:application"])
+def test_a_colon_names_a_web_application(handler: str) -> None:
+    assert checked_config({"handler": handler}, {}, AROUND).is_application
+    assert not checked_config({"handler": handler.replace(":", ".")}, {}, AROUND).is_application
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dayfly.core.model.call import WAITING, Call
 from dayfly.gateway import burst
 from dayfly.gateway.entry import Entry as RealEntry
 from dayfly.gateway.turn import Turn
-from dayfly.gateway.version_socket import VersionSocket
+from dayfly.gateway.version_socket import VersionSocket, sealed_memfd
 from dayfly.runtime import frames
 
 
@@ -108,9 +108,9 @@ def calls_of(sizes: Sequence[int]) -> list[Call]:
     calls = []
     for seq, size in enumerate(sizes, 1):
         body = bytes([seq % 256]) * size
-        reply = SimpleNamespace(
-            kind=frames.DIRECT, call_id=b"id-%d" % seq, meta=b"m" * (seq % 7), parts=[body[:10], body[10:]], body_size=size
-        )
+        parts = [body[:10], body[10:]]
+        reply = SimpleNamespace(kind=frames.DIRECT, call_id=b"id-%d" % seq, meta=b"m" * (seq % 7), parts=parts, body_size=size)
+        reply.body_descriptor = lambda parts=parts: (frames.BODY_IN_FD, sealed_memfd("body", parts))
         calls.append(Call(seq, 0.0, 10.0, reply))
     return calls
 

@@ -197,6 +197,29 @@ class Driver:
             os.close(memory)
         return self.seq
 
+    def send_streamed(self, meta: bytes, *, seconds: float = 30.0) -> tuple[int, socket.socket]:
+        """An HTTP call whose body is still on its way: its number, and where the body is to be written. Closing that without `end_body`
+        breaks it off, as gateway/upload.py has it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        theirs.send(b"!")
+        self.seq += 1
+        identifier = f"call-{self.seq}".encode()
+        deadline = time.monotonic_ns() + int(seconds * 1e9)
+        head = frames.REQUEST.pack(frames.HTTP, frames.BODY_IN_STREAM, len(identifier), len(meta), self.seq, deadline)
+        with theirs:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [theirs.fileno()]))]
+            self.requests.sendmsg([head, identifier, meta], rights)
+        return self.seq, ours
+
+    def move(self, seq: int) -> socket.socket:
+        """Offer the instance a socket for the rest of a stream; returns our end."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [theirs.fileno()]))]
+            self.answers.sendmsg([frames.CONTROL.pack(frames.MOVE, 0, seq)], rights)
+        ours.settimeout(PATIENCE_SECONDS)
+        return ours
+
     def invoke(self, event: Any = None, **options: Any) -> Answer:
         """A direct call with a JSON event, and its whole answer."""
         return self.answer(self.send(frames.DIRECT, json.dumps(event).encode(), **options))
@@ -215,6 +238,10 @@ class Driver:
         if self._known(seq, frames.END) is None:
             self.wait_for(lambda frame: frame.seq == seq and frame.kind == frames.END)
         return [f for f in self.seen if f.seq == seq and f.kind in (frames.HEAD, frames.CHUNK, frames.END)]
+
+    def stream_through(self, seq: int) -> bytes:
+        """A streamed answer's bytes, all in frames."""
+        return b"".join(frame.body for frame in self.stream(seq) if frame.kind != frames.END)
 
     def _known(self, seq: int, kind: int) -> Frame | None:
         return next((frame for frame in self.seen if frame.seq == seq and frame.kind == kind), None)
@@ -244,7 +271,7 @@ class Driver:
         at, size = 0, frames.ANSWER.size
         while len(self._rest) - at >= size:
             kind, flags, status, meta, body, exec_us, seq = frames.ANSWER.unpack_from(self._rest, at)
-            assert kind in range(frames.READY, frames.RETIRED + 1), "garbage"
+            assert kind in range(frames.READY, frames.MOVED + 1), "garbage"
             if len(self._rest) - at < size + meta + body:
                 break
             start = at + size

@@ -5,6 +5,7 @@ It decides nothing: it reports frames, end-of-file and garbage to its `ChannelEv
 hostile input: every length is checked before it is believed, and one bad frame ends the instance.
 """
 
+import array
 import asyncio
 import errno
 import fcntl
@@ -12,11 +13,13 @@ import functools
 import os
 import resource
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from dayfly.gateway.large import Large, size_of
 from dayfly.gateway.page import Page
 from dayfly.gateway.version_socket import SEND_BUFFER_BYTES
 from dayfly.runtime import frames
@@ -42,7 +45,7 @@ class Frame(NamedTuple):
     exec_us: int
     seq: int
     meta: bytes
-    body: bytes
+    body: bytes  # of a large RESULT a memoryview, of memory that is this frame's alone
 
 
 _frame = functools.partial(tuple.__new__, Frame)  # what Frame() does, without a call of Python's between
@@ -76,7 +79,7 @@ class Channel:
     """One instance's own socket, its progress page and its output pipe, seen from the gateway."""
 
     __slots__ = (
-        "_ended", "_events", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "believed", "entry",
+        "_ended", "_events", "_large", "_loop", "_output", "_paused", "_progress", "_rest", "_socket", "accepted", "believed", "entry",
         "exit", "head", "id", "imports", "init_cpu_us", "init_us", "is_async", "origin", "parent", "problems", "ready_at",
         "start_us", "started_at", "tail", "wanted",
     )  # fmt: skip
@@ -102,6 +105,7 @@ class Channel:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._rest = bytearray()
+        self._large: Large | None = None  # a frame that is received where it will stay
         self._paused = 0
         self._ended = False
         self._socket: socket.socket | None = None
@@ -164,9 +168,16 @@ class Channel:
 
     def cancel(self, seq: int) -> None:
         """Tell the instance that the caller of this streamed answer has left."""
+        self._tell(frames.CANCEL, seq)
+
+    def move(self, seq: int, way: int) -> None:
+        """Offer it a socket for the rest of a streamed answer (gateway/download.py)."""
+        self._tell(frames.MOVE, seq, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [way]))])
+
+    def _tell(self, kind: int, seq: int, rights: Sequence[tuple[int, int, Any]] = ()) -> None:
         if self._socket is not None:
-            with suppress(OSError):  # full or gone: the stream then ends by its deadline or with the instance
-                self._socket.send(frames.CONTROL.pack(frames.CANCEL, 0, seq))
+            with suppress(OSError):  # full or gone: the stream then ends by its deadline or with the instance, or goes on as it is
+                self._socket.sendmsg([frames.CONTROL.pack(kind, 0, seq)], rights)
 
     def pause(self) -> None:
         """Stop reading answers (a slow client); counted, one `resume` each."""
@@ -205,6 +216,9 @@ class Channel:
 
     def _readable(self) -> None:
         assert self._socket is not None
+        if self._large is not None:
+            self._large_readable(self._socket, self._large)
+            return
         try:
             # Into one buffer: a new one of this size is mapped, touched and unmapped, which is dearer than the reading itself.
             data = bytes(_received[: self._socket.recv_into(_received)])
@@ -215,9 +229,7 @@ class Channel:
         except OSError:
             data = b""
         if not data:
-            self._ended = True
-            self._loop.remove_reader(self._socket)
-            self._events.on_end(self, "lost")
+            self._lost()
             return
         if len(data) < LARGE_READ_BYTES:
             self._take(data)
@@ -236,7 +248,36 @@ class Channel:
         else:
             used = self._parse(data)
             if 0 <= used < len(data):
-                self._rest += data[used:]
+                self._begin_next(data[used:])
+
+    def _begin_next(self, begun: bytes) -> None:
+        """What has come of the next frame, whose lengths were looked at if they are there."""
+        if size_of(begun) > RECEIVE_BYTES:
+            self._large = Large(begun)
+        else:
+            self._rest += begun
+
+    def _large_readable(self, source: socket.socket, large: Large) -> None:
+        try:
+            count = large.receive(source)
+        except BlockingIOError:
+            self._ended = self.exit is not None
+            return
+        except OSError:
+            count = 0
+        if count == 0:
+            self._lost()
+        elif large.is_complete:
+            self._large = None
+            kind, flags, status, _, _, exec_us, seq = large.header
+            body = large.body if kind == frames.RESULT else bytes(large.body)
+            self._events.on_frame(self, _frame((kind, flags, status, exec_us, seq, large.meta, body)))
+
+    def _lost(self) -> None:
+        self._ended = True
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+        self._events.on_end(self, "lost")
 
     def _complete(self) -> bool:
         """Whether the buffer holds at least its first frame whole, so that a large one is not parsed over and over."""

@@ -34,8 +34,9 @@ from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.limited import LIMITED
 from dayfly.gateway.management import Management
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
+from dayfly.gateway.upload import StreamReply
 from dayfly.gateway.websocket import Socket, SocketReply, Sockets, is_upgrade
-from dayfly.runtime.frames import ROUTE_LINE
+from dayfly.runtime.frames import ROOT_LINE, ROUTE_LINE
 
 REMEMBERED_TARGETS_MAX = 4096
 REMEMBERED_TOKENS_MAX = 64  # of one address
@@ -138,6 +139,8 @@ class Dispatch:
         reply = self._admitted(request, EventReply, way) if manner is None else self._asked(request, EventReply, way, manner)
         config = reply.entry.version.config
         reply.meta = self._head(request, target, private=config.auth == "token")
+        if reply.entry.is_application:
+            reply.meta += b"\n%b%b" % (ROOT_LINE, request.target.partition(b"?")[0].removesuffix(target.path.encode()))
         if config.websocket and is_upgrade(request):  # each of its messages is admitted anew: tokens are revoked, versions change
             return Socket(request, target.namespace, reply.meta, lambda letter: self._admitted(letter, SocketReply, way), self.sockets)
         return reply
@@ -212,6 +215,8 @@ class Dispatch:
         if way.target.query or request.prefer or request.x_amz:
             manner = _manner(request, way.target)
         reply = self._admitted(request, InvokeReply, way) if manner is None else self._asked(request, InvokeReply, way, manner)
+        if reply.entry.is_application:
+            raise Refusal("bad_request", "This function is a web application: it is called at /function/NAME and takes no events.")
         if request.x_amz:
             for name, value in request.headers:
                 if name == b"x-amz-client-context":
@@ -228,6 +233,8 @@ class Dispatch:
         """A reply for a call that may enter. Raises Refusal. What was found out about the last call with this address and token holds as
         long as nothing has changed: neither the catalog, nor that the version's calls are taken."""
         entry = self._entry(request, door, way)
+        if request.coded or request.length > self.settings.body_bytes_max:
+            door = self._door_for_large(request, door, entry)
         given = request.given_id
         call_id = given if given and CALL_ID.fullmatch(given.decode("latin-1")) else self._ids.next()
         if entry.gate is not None:
@@ -237,6 +244,7 @@ class Dispatch:
     def _asked(self, request: Request, door: type[Reply], way: Way, manner: Manner) -> AsyncReply:
         """The same for a call that nobody will wait for. Its id is ours: the caller's may be another call's."""
         entry = self._entry(request, door, way)
+        self._door_for_large(request, InvokeReply, entry)  # a body that is written down is no stream
         return AsyncReply(self._asynchronous, request, entry, (self._ids.next().decode(), way.target.qualifier, door.kind, manner))
 
     def _entry(self, request: Request, door: type[Reply], way: Way) -> Entry:
@@ -251,8 +259,6 @@ class Dispatch:
             entry = self._find(request, door, way)
         elif door is EventReply and (cors := entry.version.config.cors) is not None:
             request.cors = answer_lines(cors, request.header(b"origin").decode("latin-1"))
-        if request.length > self.settings.body_bytes_max:
-            raise Refusal("body_too_large", f"The request's body is over {self.settings.body_bytes_max} bytes (body_bytes_max).")
         return entry
 
     def _find(self, request: Request, door: type[Reply], way: Way) -> Entry:
@@ -281,6 +287,15 @@ class Dispatch:
         if token is not None:
             way.admitted.add(authorization)
         return entry
+
+    def _door_for_large(self, request: Request, door: type[Reply], entry: Entry) -> type[Reply]:
+        """A body that is too large for an event, or may be: web applications read theirs as it comes. Raises Refusal body_too_large."""
+        streams = entry.is_application and door is EventReply
+        name = "stream_bytes_max" if streams else "body_bytes_max"
+        most = self.settings.stream_bytes_max if streams else self.settings.body_bytes_max
+        if request.length > most:
+            raise Refusal("body_too_large", f"The request's body is over {most} bytes ({name}).")
+        return StreamReply if streams else door
 
 
 def _event_target(raw: bytes) -> Target:

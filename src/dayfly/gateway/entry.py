@@ -29,8 +29,8 @@ class Entry:
     """One version on this gateway."""
 
     __slots__ = (
-        "boot", "channels", "closed_at", "executed", "function", "gate", "ledger", "memory_mb", "noted", "pool", "provers",
-        "proving_until", "secrets", "socket", "steering", "timeout_seconds", "version", "warned_at",
+        "boot", "channels", "closed_at", "executed", "function", "gate", "is_application", "ledger", "memory_mb", "noted", "pool",
+        "provers", "proving_until", "secrets", "socket", "steering", "timeout_seconds", "version", "warned_at",
     )  # fmt: skip
 
     def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
@@ -39,6 +39,7 @@ class Entry:
         self.version = version
         self.ledger = ledger
         self.executed = b"x-amz-executed-version: %d\r\n" % version.number  # in every answer of a direct invoke
+        self.is_application = config.is_application
         self.memory_mb = config.memory_mb
         self.timeout_seconds = config.timeout_seconds
         self.pool = Pool(

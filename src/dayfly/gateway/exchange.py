@@ -31,6 +31,7 @@ HOP_BY_HOP = frozenset(
     )
 )
 NOT_PASSED = HOP_BY_HOP | FORWARDED  # the latter are told by the gateway itself, as far as it believes them
+COPIED_BYTES_MAX = 16 * 1024  # up to here joining is cheaper than writing apart
 _EMPTY = frozenset((204, 205, 304))  # statuses whose answers have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5)
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -64,6 +65,7 @@ class Shared(Protocol):
     date: bytes
     stopping: bool
     buffered: int
+    uploads: int
 
     def leave(self, connection: Any) -> None: ...
 
@@ -88,6 +90,10 @@ class Wire(Protocol):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+    def lend(self, request: "Request") -> None:
+        """The rest of the current request's body goes to its sink unparsed, in pieces that are to be used or copied at once."""
+        ...
 
     def hand_over(self, protocol: Any) -> asyncio.Transport | None:
         """The bytes of this connection are another protocol's from now on. None: they cannot be, the connection is over."""
@@ -150,8 +156,11 @@ class Request:
         parts = (status_line(status), lines, self.cors, length, connection.site.date, b"" if plain else self._connection_line(), b"\r\n")
         if self.bodyless:
             connection.write(b"".join(parts))
-        else:
+        elif len(body) < COPIED_BYTES_MAX:
             connection.write(b"".join((*parts, body)))
+        else:  # the transport sends what is written in one turn of the loop together
+            connection.write(b"".join(parts))
+            connection.write(body)
         self.answered = True
         connection.answered(self)
 
@@ -176,8 +185,17 @@ class Request:
 
     def send(self, chunk: bytes) -> None:
         """More of a body begun with `begin`."""
-        if chunk and not self.bodyless:
-            self.connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.chunked else chunk)
+        if not chunk or self.bodyless:
+            return
+        write = self.connection.write
+        if not self.chunked:
+            write(chunk)
+        elif len(chunk) < COPIED_BYTES_MAX:
+            write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        else:
+            write(b"%x\r\n" % len(chunk))
+            write(chunk)
+            write(b"\r\n")
 
     def finish(self) -> None:
         """The answer is complete; the connection's next request may run."""

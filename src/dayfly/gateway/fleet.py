@@ -271,7 +271,7 @@ class Fleet:
                 self._turn.note(entry)
         elif kind == frames.LOG:
             self._outputs.frame(channel, frame)
-        elif (kind == frames.HEAD or kind == frames.CHUNK) and channel.ready_at:
+        elif (kind == frames.HEAD or kind == frames.CHUNK or kind == frames.MOVED) and channel.ready_at:
             call = entry.pool.offered.get(frame.seq)
             if call is not None:
                 (call.reply.head if kind == frames.HEAD else call.reply.chunk)(channel, frame)

@@ -13,6 +13,7 @@ from dayfly.gateway.exchange import Request
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.limits import Gate
 from dayfly.gateway.reply import REJECTED, EventReply, InvokeReply, Reply
+from dayfly.gateway.upload import StreamReply
 from dayfly.gateway.websocket import SocketReply
 
 EARLY_BYTES = 16 * 1024  # a longer body is not taken to its end when the call would be refused anyway
@@ -45,14 +46,18 @@ class _Limited(Reply):
         super().body(chunk)
 
     def complete(self) -> None:
+        if self._let_in():
+            super().complete()
+
+    def _let_in(self) -> bool:
         if self.over:
-            return
+            return False
         refusal = self._gate.enter(self.entry.pool.mean_seconds)
         if refusal is not None:
             self._turn_away(refusal)
-            return
+            return False
         self._inside = True
-        super().complete()
+        return True
 
     def _turn_away(self, refusal: Refusal) -> None:
         self.over = True
@@ -109,4 +114,32 @@ class LimitedSocketReply(_Limited, SocketReply):
     __slots__ = ()
 
 
-LIMITED: dict[type[Reply], type[Reply]] = {EventReply: LimitedEventReply, InvokeReply: LimitedInvokeReply, SocketReply: LimitedSocketReply}
+class LimitedStreamReply(_Limited, StreamReply):
+    """A call whose body is passed on, behind a gate: it enters with its head."""
+
+    __slots__ = ()
+
+    @property
+    def body_bytes_max(self) -> int:
+        return min(super().body_bytes_max, self._gate.body_bytes_max)
+
+    def enter(self) -> None:
+        if self.request.length > self._gate.body_bytes_max:
+            detail = f"The request's body is over {self._gate.body_bytes_max} bytes (limits.body_bytes_max)."
+            self._turn_away(Refusal("body_too_large", detail))
+        elif self._let_in():
+            StreamReply.enter(self)
+
+    def body(self, chunk: bytes) -> None:
+        StreamReply.body(self, chunk)
+
+    def complete(self) -> None:
+        StreamReply.complete(self)
+
+
+LIMITED: dict[type[Reply], type[Reply]] = {
+    EventReply: LimitedEventReply,
+    InvokeReply: LimitedInvokeReply,
+    SocketReply: LimitedSocketReply,
+    StreamReply: LimitedStreamReply,
+}

@@ -1,6 +1,7 @@
 """One call's two ends: what the instance is sent (kind, meta, body) and how its answer becomes HTTP, at either front door.
 
-`Reply` is the part both doors share: it is the request's `Sink`, it meters, it is told by gateway/fleet.py what became of the call
+`Reply` is the part both doors share (streamed.py has what streams of it): it is the request's `Sink`, it meters, it is told by
+gateway/fleet.py what became of the call
 (`result`, `head`/`chunk`/`end`, `refused`, `died`, `start_failed`), exactly one of which ends it. `EventReply` speaks payload format 2.0
 at /function/…, `InvokeReply` speaks Lambda's Invoke at /api/v1/functions/NAME/invoke. What an instance sends is hostile: a header block
 is checked before it reaches a client.
@@ -23,6 +24,8 @@ from dayfly.gateway.deaths import error_in, outcome_of
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request, refusal_answer
 from dayfly.gateway.fleet import Fleet
+from dayfly.gateway.streamed import Streamed
+from dayfly.gateway.version_socket import sealed_memfd
 from dayfly.runtime import frames
 
 LOG_TAIL_BYTES = 4096
@@ -59,36 +62,29 @@ def checked_block(block: bytes) -> bytes | None:
     return clean
 
 
-class Reply:
+class Reply(Streamed):
     """One call at a front door. Subclasses say how answers look."""
 
     __slots__ = (
-        "asked", "body_size", "call", "call_id", "channel", "cold", "detail", "entry", "fleet", "head_sent", "log_lines", "meta",
-        "over", "parts", "paused", "queue_us", "request", "sent_bytes", "tail", "wants_tail",
+        "body_size", "call", "call_id", "cold", "detail", "entry", "fleet", "log_lines", "meta", "parts", "queue_us", "tail", "wants_tail",
     )  # fmt: skip
     kind = 0
 
     def __init__(self, fleet: Fleet, request: Request, entry: Entry, call_id: bytes) -> None:
+        super().__init__(request)
         self.fleet = fleet
-        self.request = request
         self.entry = entry
         self.call_id = call_id
         self.meta = b""
         self.parts: list[bytes] = []
         self.body_size = 0
         self.call: Call | None = None
-        self.channel: Channel | None = None  # the instance that streams this answer
-        self.head_sent = False
-        self.over = False
-        self.paused = False
         self.cold = False
         self.queue_us = 0
         self.detail = ""
         self.log_lines = 0
         self.wants_tail = False
         self.tail = b""
-        self.sent_bytes = 0
-        self.asked = -1  # what sent_bytes was when `begun` was last asked
 
     # ---- the request's body (Sink) ---------------------------------------------------------------------------------------------
 
@@ -124,31 +120,23 @@ class Reply:
             self._release_body()
             self.over = True
             return
+        if self.last is not None:
+            self._left_behind()
+            return
         self.over = True
         waiting = self.fleet.abandon(self.entry, self.call, self.channel)
         self._unpause()
+        self._drop_download()
         self._record("client_left", None, 0, 0)
         if waiting:
             self._release_body()
 
-    def begun(self) -> bool:
-        if self.head_sent:  # a stream that has moved since this was asked would have met the reset of a client that left
-            before, self.asked = self.asked, self.sent_bytes
-            return before != self.sent_bytes
+    def _is_running(self) -> bool:
         return self.call is not None and self.call.state != WAITING
 
-    def writable(self, yes: bool) -> None:
-        """Back-pressure of a streamed answer: a slow client stops the instance, not the gateway's memory."""
-        if yes:
-            self._unpause()
-        elif self.channel is not None and not self.paused:
-            self.paused = True
-            self.channel.pause()
-
-    def _unpause(self) -> None:
-        if self.paused and self.channel is not None:
-            self.paused = False
-            self.channel.resume()
+    def body_descriptor(self) -> tuple[int, int]:
+        """How a body travels that is too large for its call's message."""
+        return frames.BODY_IN_FD, sealed_memfd("dayfly-body", self.parts)
 
     def _release_body(self) -> None:
         self.request.connection.site.buffered -= self.body_size
@@ -179,40 +167,6 @@ class Reply:
         self._answer(channel, frame)
         self._record(self.detail or "ok", channel, frame.exec_us, len(frame.body))
 
-    def head(self, channel: Channel, frame: Frame) -> None:
-        """A streamed answer begins."""
-        if self.over or self.head_sent:
-            return
-        lines = self._stream_lines(channel, frame)
-        if lines is None:
-            self.refused("function_bad_answer")
-            channel.cancel(frame.seq)
-            return
-        self.channel = channel
-        self.head_sent = True
-        self.request.begin(lines[0], lines[1])
-        self._send(frame.body)
-
-    def chunk(self, channel: Channel, frame: Frame) -> None:
-        """More of it."""
-        if not self.over and self.head_sent:
-            self._send(frame.body)
-
-    def end(self, channel: Channel, frame: Frame) -> None:
-        """It is complete, or broke: then the connection is cut, so that nobody takes half an answer for a whole one."""
-        self._unpause()
-        if self.over:
-            self._release_body()
-            return
-        self.over = True
-        broken = bool(frame.flags & frames.ERROR) or not self.head_sent
-        self._settle(channel, frame.exec_us)
-        self._record("function_error" if broken else "ok", channel, frame.exec_us, self.sent_bytes)
-        if broken:
-            self.request.abort()
-        else:
-            self.request.finish()
-
     def wanted_by(self) -> float | None:
         """Until when the caller wants a call begun that found no free instance; None when it did not say."""
         prefer = self.request.prefer
@@ -226,6 +180,7 @@ class Reply:
             return
         self.over = True
         self._unpause()
+        self._drop_download()
         if self.head_sent:
             self.request.abort()
         else:
@@ -238,13 +193,6 @@ class Reply:
             self._record(code, None, 0, 0)
 
     # ---- shared by both doors --------------------------------------------------------------------------------------------------
-
-    def _send(self, body: bytes) -> None:
-        if body:
-            self.sent_bytes += len(body)
-            self.request.send(body)
-            if self.request.connection.write_paused:
-                self.writable(False)
 
     def _lines(self, channel: Channel, exec_us: int) -> bytes:
         """The headers every answer carries: call id, version, cold or warm, timing. Settles this call's phases."""
@@ -281,9 +229,6 @@ class Reply:
     # ---- what the doors say ----------------------------------------------------------------------------------------------------
 
     def _answer(self, channel: Channel, frame: Frame) -> None:
-        raise NotImplementedError
-
-    def _stream_lines(self, channel: Channel, frame: Frame) -> tuple[int, bytes] | None:
         raise NotImplementedError
 
     def _answer_refusal(self, refusal: Refusal) -> None:

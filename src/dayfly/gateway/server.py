@@ -17,6 +17,7 @@ import structlog
 from dayfly.core.model.errors import Refusal
 from dayfly.gateway.exchange import Request, bare_answer, refusal_answer
 from dayfly.gateway.head import parse_refusal, read_head
+from dayfly.gateway.lent import Lending
 from dayfly.gateway.site import Site
 
 log = structlog.get_logger()
@@ -28,13 +29,11 @@ FRAMING_BYTES_MAX = 64 * 1024  # of chunk sizes, extensions and trailers in one 
 FRAMING_FACTOR = 16  # chunks of one byte need five
 
 # Refusals after which nobody knows, or wants to know, what the client's next bytes mean.
-_LAST = frozenset(
-    ("bad_request", "header_too_large", "internal", "method_not_allowed", "not_implemented", "request_timeout", "uri_too_long",
-     "version_not_supported")
-)  # fmt: skip
+_LAST = frozenset(("bad_request", "header_too_large", "internal", "method_not_allowed", "not_implemented", "request_timeout",
+                   "uri_too_long", "version_not_supported"))  # fmt: skip
 
 
-class Connection(asyncio.Protocol):
+class Connection(Lending, asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
     __slots__ = (
@@ -202,13 +201,11 @@ class Connection(asyncio.Protocol):
             return  # read away
         if request.sink is not None:
             request.sink.body(chunk)
-        elif request.received <= self.site.settings.body_bytes_max:
+        else:
             request.held.append(chunk)
             self._held += len(chunk)
             if self._held > HELD_BYTES_MAX:
                 self._stop_reading()
-        else:
-            request.refusal = Refusal("body_too_large", "The request's body is over body_bytes_max.")
 
     def on_message_complete(self) -> None:
         request, self._request = self._request, None
@@ -356,6 +353,8 @@ class Connection(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._held_back = False
+        if self._request is not None:
+            self.deadline = time.monotonic() + self.site.settings.body_timeout_seconds  # the client's time runs again
         if not self.closing and not self._ended:
             self._transport.resume_reading()
 

@@ -53,6 +53,7 @@ class Site:
         self._proxies = Proxies(settings.trusted_proxies)
         self.requests = 0
         self.buffered = 0  # bytes of request bodies in memory
+        self.uploads = 0  # bodies that are passed on as they come
         self.stopping = False  # each connection's next answer is its last, and says so
         self.polite = False  # and none is closed before it had one, for others serve already
         self.date = b""

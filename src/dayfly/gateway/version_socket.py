@@ -32,6 +32,10 @@ class Parcel(Protocol):
     parts: list[bytes]
     body_size: int
 
+    def body_descriptor(self) -> tuple[int, int]:
+        """A body too large for a message rides beside it: as what (a flag of runtime/frames.py), and the descriptor, then the caller's."""
+        ...
+
 
 def sealed_memfd(name: str, parts: Sequence[bytes]) -> int:
     """A memory file holding `parts`, which nobody can change or resize any more."""
@@ -103,15 +107,14 @@ class VersionSocket:
         if parcel.body_size <= frames.INLINE_BYTES_MAX:
             self._sender.send(_message(call))
         else:
-            call_id, meta = parcel.call_id, parcel.meta
-            head = _pack_request(parcel.kind, frames.BODY_IN_FD, len(call_id), len(meta), call.seq, int(call.deadline * 1e9))
-            self._send_with_body([head, call_id, meta], parcel.parts)
+            self._send_with_body(call, parcel)
 
-    def _send_with_body(self, message: list[bytes], body: list[bytes]) -> None:
-        """A body too large for a message rides beside it, as a sealed memory file."""
-        fd = sealed_memfd("dayfly-body", body)
+    def _send_with_body(self, call: Call, parcel: Parcel) -> None:
+        flag, fd = parcel.body_descriptor()
         try:
-            self._sender.sendmsg(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+            call_id, meta = parcel.call_id, parcel.meta
+            head = _pack_request(parcel.kind, flag, len(call_id), len(meta), call.seq, int(call.deadline * 1e9))
+            self._sender.sendmsg([head, call_id, meta], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
         finally:
             os.close(fd)
 

@@ -49,6 +49,7 @@ class SocketReply(EventReply):
 
     __slots__ = ()
     kind = frames.SOCKET
+    movable = False  # each piece is a message
 
 
 def is_upgrade(request: Request) -> bool:
@@ -75,7 +76,7 @@ class Letter(Request):
 
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
         self.answered = True
-        self._done(status, lines, body)
+        self._done(status, lines, bytes(body))
 
     def begin(self, status: int, lines: bytes, length: int = -1) -> None:
         self.begun = True
@@ -354,6 +355,9 @@ class Socket(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         """Bodies are whole when they get here."""
+
+    def lend(self, request: Request) -> None:
+        raise NotImplementedError
 
     def hand_over(self, protocol: Any) -> None:
         raise NotImplementedError

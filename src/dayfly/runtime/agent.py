@@ -11,7 +11,7 @@ from sys import byteorder
 from sys import path as sys_path
 from time import monotonic_ns, thread_time_ns
 
-from dayfly.runtime import concurrent, handler, logs, packages, sequential, template
+from dayfly.runtime import asgi, concurrent, handler, logs, packages, sequential, template, wsgi
 from dayfly.runtime.answers import Answers, frame
 from dayfly.runtime.boot import Boot, enter, enter_again, enter_from_packages, enter_packages, enter_template, reseed
 from dayfly.runtime.failure import describe, exit_fault, fitting, log_text
@@ -210,12 +210,28 @@ def _forget(*parts: "Answers | Inbox | Output") -> None:
 
 
 def _run(instance: Instance, inbox: Inbox, function: "Callable[..., Any]", began: tuple[int, int], origin: str) -> "NoReturn":
-    instance.finish_lines()
     is_async = handler.is_async(function)
+    if instance.is_application:
+        try:
+            function = _started(instance, function, is_async)
+        except BaseException as error:
+            _fail(instance.answers, instance.outputs, error)
+    instance.finish_lines()
     _ready(instance.answers, began, is_async, origin, may_record=origin in ("fork", "prepared"))
     loop: Callable[..., Any] = concurrent.serve if is_async else sequential.serve
     loop(instance, inbox, function)
     os._exit(0)
+
+
+def _started(instance: Instance, function: "Callable[..., Any]", is_async: bool) -> "Callable[..., Any]":
+    """The web application that `function` is, ready for requests: ASGI when it is async, else WSGI."""
+    if not is_async:
+        instance.become(serving := wsgi.Application(function))
+        return serving
+    application = asgi.Application(function)
+    instance.become(application)
+    application.start()
+    return function
 
 
 def _now() -> tuple[int, int]:

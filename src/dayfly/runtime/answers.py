@@ -8,16 +8,22 @@ Used by every other file here that says something to the gateway.
 
 import os
 import select
-from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, socket
+from _socket import AF_UNIX, CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, SCM_RIGHTS, SOCK_STREAM, socket
 from _thread import RLock
+from sys import byteorder
 
-from dayfly.runtime.frames import ANSWER, BOOT, CANCEL, CONTROL
+from dayfly.runtime.frames import ANSWER, BOOT, CANCEL, CONTROL, MOVE
 
 EXIT_BROKEN = 70  # the answers socket cannot be used any more
 LATE_FRAMES_MAX = 64  # frames kept of a signal handler that prints while a frame is being sent
 SMALL_BYTES = 64 * 1024  # up to here head and body go in one send, copied together
 BOOT_BYTES_MAX = 4 * 1024 * 1024
+_ONE_FD = CMSG_SPACE(4)
 _pack = ANSWER.pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 def frame(kind: int, seq: int, body: bytes = b"", *, flags: int = 0, status: int = 0, meta: bytes = b"", exec_us: int = 0) -> bytes:
@@ -38,8 +44,10 @@ class Answers:
         self._sending = False  # a frame is on its way; seen by the thread that holds the lock, so only by its signal handlers
         self._late: list[bytes] = []
         self._rest = memoryview(b"")  # of a frame that `offer` could send only in part
+        self._behind = memoryview(b"")  # and what of it comes behind that
         self._control = b""
         self._cancelled: set[int] = set()
+        self._moves: dict[int, socket] = {}  # where the gateway would have streams go on, by sequence number, until they ask
         self.forgotten = False  # in a process that user code forked
 
     def read_boot(self) -> bytes:
@@ -71,7 +79,8 @@ class Answers:
             try:
                 if self._rest:
                     self._all(self._rest)
-                    self._rest = memoryview(b"")
+                    self._all(self._behind)
+                    self._rest = self._behind = memoryview(b"")
                 self._all(head)
                 if body:
                     self._all(body)
@@ -92,10 +101,11 @@ class Answers:
                 return
             data = memoryview(data)[sent:]
 
-    def offer(self, data: bytes) -> bool:
-        """Begin to send a frame without waiting. False: the socket is full; `push` sends the rest. Call only after `push` was True."""
+    def offer(self, data: "bytes | memoryview", body: bytes = b"") -> bool:
+        """Begin to send a frame, which may have its body apart, without waiting. False: the socket is full; `push` sends the rest.
+        Call only after `push` was True."""
         with self._lock:
-            self._rest = memoryview(data)
+            self._rest, self._behind = memoryview(data), memoryview(body)
             return self.push()
 
     def push(self) -> bool:
@@ -107,6 +117,8 @@ class Answers:
             try:
                 while self._rest:
                     self._rest = self._rest[self._send(self._rest, MSG_NOSIGNAL | MSG_DONTWAIT) :]
+                    if not self._rest:
+                        self._rest, self._behind = self._behind, memoryview(b"")
             except BlockingIOError:
                 return False
             except BaseException:
@@ -125,23 +137,37 @@ class Answers:
             return True
         return False
 
+    def take_move(self, seq: int) -> socket | None:
+        """The socket through which this stream is to go on, now the caller's; None: there is none (yet)."""
+        return self._moves.pop(seq, None) if self._moves else None
+
+    def drop_moves(self, keep: "Collection[int]" = ()) -> None:
+        """Streams that have ended by now were told too late."""
+        for seq in [seq for seq in self._moves if seq not in keep]:
+            self._moves.pop(seq).close()
+
     def read_control(self) -> list[int]:
         """Take what the gateway wrote, without waiting: the calls it cancelled. Ends the process when the gateway is gone."""
         try:
-            data = self._socket.recv(4096, MSG_DONTWAIT)
+            data, rights, _, _ = self._socket.recvmsg(4096, _ONE_FD, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return []
         except OSError:
             os._exit(EXIT_BROKEN)
         if not data:
             os._exit(0)
-        found = []
+        found, moved = [], 0
         self._control += data
         while len(self._control) >= CONTROL.size:
             kind, _, seq = CONTROL.unpack_from(self._control)
             self._control = self._control[CONTROL.size :]
             if kind == CANCEL:
                 found.append(seq)
+            elif kind == MOVE:
+                moved = seq
+        for _, kind, raw in rights:  # the kernel ends what it gives behind a message with descriptors: this is the last one's
+            if kind == SCM_RIGHTS:
+                self._moves[moved] = socket(AF_UNIX, SOCK_STREAM, 0, int.from_bytes(raw[:4], byteorder))
         self._cancelled.update(found)
         return found
 

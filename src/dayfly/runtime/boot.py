@@ -36,6 +36,7 @@ class Boot:
         self.version = int(given["version"])
         self.instance = str(given["instance"])
         self.handler = str(given["handler"])
+        self.is_application = ":" in self.handler
         self.memory_mb = int(given["memory_mb"])
         self.timeout_seconds = float(given["timeout_seconds"])
         self.concurrency = max(1, min(int(given.get("concurrency", 1)), SLOTS_MAX))

@@ -1,4 +1,5 @@
-"""Serving several calls at once: the asyncio loop of an `async def` handler. One task per call, at most `concurrency` of them.
+"""Serving several calls at once: the asyncio loop of an `async def` handler or an ASGI application. One task per call, at most
+`concurrency` of them.
 
 asyncio is imported when this loop starts, so that other functions never pay for it. Back-pressure: a call whose frame does not fit the
 socket waits until it is out, so at most one frame per call is held. Must never take a call it has no slot for (another instance may be
@@ -11,8 +12,8 @@ from contextlib import suppress
 from time import monotonic_ns
 from types import GeneratorType
 
-from dayfly.runtime.answers import frame
-from dayfly.runtime.frames import RESULT
+from dayfly.runtime.asgi import Application, Exchange
+from dayfly.runtime.frames import ANSWER, RESULT
 from dayfly.runtime.inbox import Call, Inbox, Leave
 from dayfly.runtime.instance import EXIT_INTERRUPTED, Instance
 from dayfly.runtime.stream import Stream
@@ -20,7 +21,7 @@ from dayfly.runtime.stream import Stream
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Task
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Any, NoReturn
 
 
@@ -29,7 +30,8 @@ def serve(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]") -> "N
     import asyncio
     from contextvars import ContextVar
 
-    loop = asyncio.new_event_loop()
+    application = instance.application
+    loop = application.loop if isinstance(application, Application) else asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     instance.scope.variable = ContextVar("call")
     server = _Server(instance, inbox, handler, loop)
@@ -40,6 +42,10 @@ def serve(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]") -> "N
             server.end()
         except BaseException as error:  # sys.exit in a background task of user code, or its signal handler raised
             server.interrupted(error)
+
+
+class CallerLeft(OSError):
+    """Nobody reads this answer any more."""
 
 
 class _Server:
@@ -53,7 +59,7 @@ class _Server:
         self._loop = loop
         self._free = list(range(instance.concurrency))[::-1]
         self._running: dict[int, tuple[Call, Task[None]]] = {}  # by slot
-        self._streams: dict[int, Task[None]] = {}  # by sequence number: only these can be cancelled
+        self._streams: dict[int, Callable[[], object]] = {}  # by sequence number: what to do when its caller has left
         self._watching = False
         self._leaving = False
         self._writable: Future[None] | None = None
@@ -115,12 +121,15 @@ class _Server:
 
     async def _fail(self, call: Call, error: BaseException) -> None:
         try:
-            await self._put(self._instance.error_frame(call, error))
+            await self.put(self._instance.error_frame(call, error))
         except BaseException:  # this interpreter is damaged: better lost than silent
             os._exit(EXIT_INTERRUPTED)
 
     async def _answer(self, call: Call) -> None:
         instance = self._instance
+        if isinstance(instance.application, Application):
+            await self._apply(instance.application, call)
+            return
         contract = instance.contract(call)
         context = instance.context(call.id, call.deadline, contract.client_context(call))
         result = self._handler(contract.event(call), context)
@@ -134,28 +143,27 @@ class _Server:
         status, meta, body = contract.answer(result)
         instance.finish_lines(call.seq)
         elapsed = (monotonic_ns() - call.began) // 1000
-        await self._put(frame(RESULT, call.seq, body, status=status, meta=meta, exec_us=elapsed))
+        await self.put(ANSWER.pack(RESULT, 0, status, len(meta), len(body), elapsed & 0xFFFFFFFF, call.seq) + meta, body)
 
     async def _stream(self, call: Call, source: "Any") -> None:
         """Send what the generator yields. CANCEL stops it at once where it awaits; END is sent in any case."""
         from asyncio import CancelledError
 
-        instance = self._instance
-        stream = Stream(call, instance.contract(call))
-        self._streams[call.seq] = self._running[self._slot_of(call)][1]
+        instance, contract = self._instance, self._instance.contract(call)
+        stream = Stream(call, self._answers)
+        self._streams[call.seq] = self._task_of(call).cancel
         last = None
         try:
             try:
                 async for item in source:
-                    for piece in stream.frames(item):
-                        await self._put(piece)
+                    await self.send(stream, stream.frames(item, contract))
                     if call.seq not in self._streams:
                         break
             finally:
                 await source.aclose()
         except BaseException as error:
-            if isinstance(error, CancelledError) and call.seq not in self._streams:
-                pass  # the caller has left: END says that the call is over
+            if isinstance(error, CallerLeft) or (isinstance(error, CancelledError) and call.seq not in self._streams):
+                pass  # END says that the call is over
             elif stream.begun:
                 last = stream.end(*instance.failed(call, error))
             else:
@@ -163,23 +171,53 @@ class _Server:
         finally:
             self._streams.pop(call.seq, None)
         instance.finish_lines(call.seq)
-        await self._put(last or stream.end())
+        await self.put(last or stream.end())
 
-    def _slot_of(self, call: Call) -> int:
-        return next(slot for slot, (running, _) in self._running.items() if running is call)
+    async def send(self, stream: Stream, pieces: "Iterator[bytes | memoryview]") -> None:
+        """Send these; one frame, or one piece, at a time. Raises CallerLeft when nobody reads any more."""
+        for piece in pieces:
+            if stream.way is None:
+                await self.put(piece)
+                if stream.is_long:  # it is offered a way of its own, and as long as all fits the socket nobody else would look
+                    self._control()
+                continue
+            stream.way.setblocking(False)
+            try:
+                await self._loop.sock_sendall(stream.way, piece)  # type: ignore[arg-type]  # _socket's is what asyncio needs of one
+            except OSError:
+                raise CallerLeft("The caller has left.") from None
+
+    async def _apply(self, application: Application, call: Call) -> None:
+        """A request to a web application."""
+        exchange = Exchange(self._instance, self, call, self._loop)
+        exchange.task = self._task_of(call)
+        self._streams[call.seq] = exchange.left
+        failure = None
+        try:
+            context = self._instance.context(call.id, call.deadline, b"")
+            await application.app(exchange.scope(application, context), exchange.receive, exchange.send)
+        except BaseException as error:
+            failure = error
+        finally:
+            self._streams.pop(call.seq, None)
+        await exchange.finish(failure)
+
+    def _task_of(self, call: Call) -> "Task[None]":
+        return next(task for running, task in self._running.values() if running is call)
 
     def _control(self) -> None:
         for seq in self._answers.read_control():
-            task = self._streams.pop(seq, None)
-            if task is not None:
-                task.cancel()
+            left = self._streams.pop(seq, None)
+            if left is not None:
+                left()
+        self._answers.drop_moves(self._streams)
 
-    async def _put(self, data: bytes) -> None:
-        """Send one frame; returns when it is out. Others may wait at the same time: frames never mix."""
+    async def put(self, data: "bytes | memoryview", body: bytes = b"") -> None:
+        """Send one frame, which may have its body apart; returns when it is out. Others may wait at the same time: frames never mix."""
         answers = self._answers
         while not answers.push():
             await self._wait_writable()
-        if not answers.offer(data):
+        if not answers.offer(data, body):
             while not answers.push():
                 await self._wait_writable()
 
@@ -202,6 +240,8 @@ class _Server:
     def end(self) -> "NoReturn":
         """The loop has stopped: leave, when that was this server's doing."""
         status = self._instance.exit_status
+        if isinstance(self._instance.application, Application):
+            self._instance.application.stop()
         self._instance.leave(status or 0, said=status is not None)
 
     def interrupted(self, error: BaseException) -> None:

@@ -10,7 +10,11 @@ An instance holds three descriptors, all made by the gateway and carried to it b
 * ``progress``: one shared page of slots, written *before* user code runs, so that a gateway can tell without a system
   call which calls a lost instance had started ("may have run") and which instance a deadline must kill.
 
-A call's body larger than ``INLINE_BYTES_MAX`` rides as a sealed memfd attached to its message (flag ``BODY_IN_FD``).
+A call's body larger than ``INLINE_BYTES_MAX`` rides as a sealed memfd attached to its message (flag ``BODY_IN_FD``). What does not
+stay small goes through a socket of its own, in both directions: a body that is still on its way (``BODY_IN_STREAM``), and a streamed
+answer once the gateway has sent ``MOVE``. Bytes are copied once into the kernel and once out of it there, and whoever is slow is slow
+alone.
+
 This file travels into the sandbox, so it uses ``struct`` and nothing else. The gateway imports it too: one codec.
 All integers are little-endian; times are CLOCK_MONOTONIC nanoseconds, which one machine's processes share.
 """
@@ -26,6 +30,7 @@ RETIRE = 3  # no meta, no body: whoever takes this message sends RETIRED and lea
 
 # Request flags.
 BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHTS), positioned anywhere
+BODY_IN_STREAM = 2  # the body comes through the attached SOCK_STREAM: whole at its end of file, broken when reading it says ECONNRESET
 
 # HTTP head lines, joined by b"\n" (header values never contain it):
 #   0: METHOD   1: raw path below the function, never empty, e.g. /a%20b   2: raw query string without '?', may be empty
@@ -33,6 +38,8 @@ BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHT
 #   x-forwarded-… are there only from a proxy that is believed; otherwise they follow from lines 3 and 4 and the host.
 #   A call by a function's own route has one more such line, ROUTE_LINE and routeKey (UTF-8): no header's name can begin with a colon.
 ROUTE_LINE = b":route: "
+#   For a web application there is one more before it, ROOT_LINE and what stands before the path in the address, e.g. /function/hello.
+ROOT_LINE = b":root: "
 SOCKET = 4  # an event of a WebSocket. meta: the head lines of the request that opened it, then SOCKET_LINE and
 #   event (CONNECT, MESSAGE, DISCONNECT), form (text, binary or -), connection id, when it was opened (ms since 1970), number of the event,
 #   and for DISCONNECT code and reason; blanks between them. body: the message.
@@ -45,11 +52,13 @@ READY = (
 )
 FAILED = 2  # meta: JSON {"errorType", "errorMessage", "stackTrace"}; the instance exits after it
 RESULT = 3  # a whole answer. HTTP: status, meta = header block, body. DIRECT: body = JSON text
-HEAD = 4  # a streamed answer begins (of both kinds of call): status and header block; body is the first chunk, may be empty
+HEAD = 4  # a streamed answer begins (of both kinds of call): status and header block; body is the first chunk, may be empty. A
+#   content-length in this block (a web application's) is a promise: a stream that comes out otherwise counts as broken.
 CHUNK = 5  # more of a streamed answer
 END = 6  # a streamed answer is complete, or was cancelled; with flag ERROR the stream broke and body holds the error JSON
 LOG = 7  # status = level (logging's numbers), flags = stream, seq = the call or 0 outside of calls, body = UTF-8 text, one line or a few
 RETIRED = 8  # the instance leaves on its own accord; nothing follows
+MOVED = 9  # what follows of this streamed answer comes through the socket that MOVE brought, as plain bytes; END still says how it ended
 
 # Answer flags for RESULT and END.
 ERROR = 1  # the function failed; body is {"errorType","errorMessage","requestId","stackTrace"}
@@ -58,10 +67,11 @@ EXITING = 2  # the instance ends after this answer (sys.exit in user code): do n
 # LOG flags: which stream the text came from.
 STDOUT, STDERR, LOGGING = 0, 1, 2
 
-# Gateway → instance on the answers socket. BOOT is first and only once; CANCEL may follow for streamed answers.
+# Gateway → instance on the answers socket. BOOT is first and only once; CANCEL and MOVE may follow for streamed answers.
 CONTROL = Struct("<BxxxIQ")  # kind, length of body, sequence number
 BOOT = 1  # body: JSON, see runtime/agent.py (`Boot`)
 CANCEL = 2  # the caller of this sequence number has left: stop its stream
+MOVE = 3  # with a SOCK_STREAM attached: this stream may go on there (MOVED). Writing to it fails once the caller has left
 
 # Header block of an answer: "name: value\r\n" lines, names in lower case, no content-length, no hop-by-hop headers.
 

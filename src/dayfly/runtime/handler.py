@@ -1,7 +1,7 @@
 """From the handler string to a callable: imports the user's module, with Lambda's names for what can go wrong.
 
 The string is `module.function`, `package.module.function` or `package/module.function`; without a dot it names the module, and the
-function is `handler`. Must never hide a user's traceback. Used by agent.py.
+function is `handler`. `module:application` names a web application (ASGI or WSGI). Must never hide a user's traceback. Used by agent.py.
 """
 
 import _imp
@@ -27,7 +27,7 @@ UNWRAP_MAX = 16  # functools.partial around functools.partial …
 
 def split(handler: str) -> tuple[str, str]:
     """(module, function). Raises Fault Runtime.MalformedHandlerName."""
-    module, dot, function = handler.rpartition(".")
+    module, dot, function = handler.rpartition(":" if ":" in handler else ".")
     if not dot:
         module, function = handler, DEFAULT_FUNCTION
     module = module.replace("/", ".")

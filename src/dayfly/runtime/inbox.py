@@ -12,7 +12,7 @@ from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from time import monotonic_ns
 
 from dayfly.runtime.failure import Fault
-from dayfly.runtime.frames import BODY_IN_FD, MESSAGE_BYTES_MAX, REQUEST, RETIRE
+from dayfly.runtime.frames import BODY_IN_STREAM, MESSAGE_BYTES_MAX, REQUEST, RETIRE
 
 _unpack = REQUEST.unpack_from
 _HEAD = REQUEST.size
@@ -32,10 +32,11 @@ class Leave(Exception):
 class Call:
     """One call as it came. `kind`: frames.DIRECT or HTTP. `deadline` and `began`: CLOCK_MONOTONIC nanoseconds.
 
-    A body that came as a descriptor is read by `body`, because reading it may fail, and such a failure is this call's answer.
+    A body that came as a descriptor is read by `body`, because reading it may fail, and such a failure is this call's answer. One that is
+    still on its way is read by runtime/body.py, through `take_stream`.
     """
 
-    __slots__ = ("_body", "_fd", "began", "deadline", "id", "kind", "meta", "seq")
+    __slots__ = ("_body", "_fd", "began", "deadline", "flags", "id", "kind", "meta", "seq")
 
     def __init__(self, kind: int, seq: int, deadline: int, id: str, meta: bytes, body: bytes) -> None:
         self.kind = kind
@@ -45,6 +46,7 @@ class Call:
         self.meta = meta
         self._body = body
         self._fd = NO_FD
+        self.flags = 0
         self.began = 0
 
     @property
@@ -53,12 +55,23 @@ class Call:
         if self._fd == NO_FD:
             return self._body
         fd, self._fd = self._fd, NO_FD
-        return _read_all(fd)
+        return _read_all(_arrived(fd))
+
+    def take_stream(self) -> int:
+        """The descriptor from which the body is read, now the caller's; NO_FD when the body is here. Raises Fault when it was lost."""
+        if not self.flags & BODY_IN_STREAM:
+            return NO_FD
+        fd, self._fd = self._fd, NO_FD
+        return _arrived(fd)
+
+
+def _arrived(fd: int) -> int:
+    if fd == LOST_FD:
+        raise Fault("Runtime.TruncatedRequest", "The request's body could not be received: too many open files.")
+    return fd
 
 
 def _read_all(fd: int) -> bytes:
-    if fd == LOST_FD:
-        raise Fault("Runtime.TruncatedRequest", "The request's body could not be received: too many open files.")
     try:
         size = os.fstat(fd).st_size
         body = os.pread(fd, size, 0)
@@ -124,7 +137,7 @@ class Inbox:
         if kind == RETIRE:
             raise Leave
         fd = NO_FD
-        if flags & BODY_IN_FD:
+        if flags:
             fd = next((int.from_bytes(data[:4], sys.byteorder) for _, kind, data in rights if kind == SCM_RIGHTS), LOST_FD)
         if deadline < now:  # the gateway has answered it already
             if fd >= 0:
@@ -135,6 +148,7 @@ class Inbox:
         call = Call(kind, seq, deadline, str(buffer[_HEAD:meta_at], "ascii"), buffer[meta_at:body_at], buffer[body_at:size])
         call.began = now
         call._fd = fd
+        call.flags = flags
         if size > SMALL_BYTES:
             buffer.madvise(MADV_DONTNEED)
         return call

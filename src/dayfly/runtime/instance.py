@@ -22,6 +22,7 @@ from dayfly.runtime.frames import ERROR, EXITING, HTTP, RESULT, RETIRED, SOCKET,
 from dayfly.runtime.inbox import Call
 from dayfly.runtime.jsontext import dumps
 from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, send_text
+from dayfly.runtime.wsgi import WsgiContract
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from dayfly.runtime.boot import Boot
 
-    Contract = DirectContract | HttpContract
+    Contract = DirectContract | HttpContract | WsgiContract
 
 EXIT_HOOKS_SECONDS = 2.0  # atexit functions of user code, as long as Lambda's shutdown phase
 EXIT_INTERRUPTED = 72  # a signal handler raised between a call's code and its answer, or the interpreter is damaged
@@ -43,6 +44,7 @@ class Instance:
 
     def __init__(self, boot: "Boot", answers: Answers, slots: memoryview, scope: Scope, outputs: tuple[Output, Output]) -> None:
         self.concurrency = boot.concurrency
+        self.is_application = boot.is_application
         self.answers = answers
         self.slots = slots
         self.scope = scope
@@ -50,9 +52,10 @@ class Instance:
         self.context = context_class(boot)
         self.exit_status: int | None = None  # set by sys.exit in user code
         self.after_first_call: Callable[[], None] | None = None
-        self._direct = DirectContract()
-        self._http = HttpContract(boot)
-        self._socket = SocketContract(boot)
+        self._direct: Contract = DirectContract()
+        self._http: Contract = HttpContract(boot)
+        self._socket: Contract = SocketContract(boot)
+        self.application: object = None  # asgi.Application or wsgi.Application, when this instance serves one
         self._next_look = 0
         self._is_init = os.getpid() == 1
 
@@ -61,6 +64,11 @@ class Instance:
         if call.kind == HTTP:
             return self._http
         return self._socket if call.kind == SOCKET else self._direct
+
+    def become(self, application: object) -> None:
+        """Serve a web application: every call is a request to it."""
+        self.application = application
+        self._direct = self._http = self._socket = WsgiContract()
 
     def failed(self, call: Call, error: BaseException) -> tuple[int, bytes]:
         """(answer flags, error JSON) of a call whose code raised; the log gets the traceback. sys.exit sets `exit_status`."""

@@ -7,9 +7,11 @@ Must never buffer an answer and never lose a call in silence. Used by agent.py.
 """
 
 import os
+from _socket import MSG_NOSIGNAL
 from time import monotonic_ns
 from types import GeneratorType
 
+from dayfly.runtime.answers import Answers
 from dayfly.runtime.frames import ANSWER, LATEST, RESULT
 from dayfly.runtime.inbox import Call, Inbox, Leave
 from dayfly.runtime.instance import EXIT_INTERRUPTED, Instance
@@ -82,17 +84,18 @@ def _run(instance: Instance, handler: "Callable[..., Any]", call: Call) -> None:
 
 def _stream(instance: Instance, call: Call, generator: "GeneratorType[Any, Any, Any]") -> None:
     """Send what the generator yields, as fast as the gateway reads; stop when the caller has left."""
-    answers = instance.answers
-    stream = Stream(call, instance.contract(call))
+    answers, contract = instance.answers, instance.contract(call)
+    stream = Stream(call, answers)
     try:
         try:
             for item in generator:
-                for piece in stream.frames(item):
-                    answers.write(piece)
-                if answers.is_cancelled(call.seq):
+                if not _sent(stream, answers, stream.frames(item, contract)):
+                    break
+                if stream.way is None and answers.is_cancelled(call.seq):
                     break
         finally:
             generator.close()
+            answers.drop_moves()  # also those of earlier streams, which had ended when they came
     except BaseException as error:
         if stream.begun:
             flags, body = instance.failed(call, error)
@@ -103,6 +106,21 @@ def _stream(instance: Instance, call: Call, generator: "GeneratorType[Any, Any, 
         return
     instance.finish_lines(call.seq)
     answers.write(stream.end())
+
+
+def _sent(stream: Stream, answers: Answers, pieces: "Iterator[bytes | memoryview]") -> bool:
+    """Send these; False when the caller has left and nobody reads any more."""
+    for piece in pieces:
+        if stream.way is None:
+            answers.write(bytes(piece))
+            if stream.is_long:
+                answers.read_control()
+            continue
+        try:
+            stream.way.sendall(piece, MSG_NOSIGNAL)
+        except OSError:
+            return False
+    return True
 
 
 _loops: list["Any"] = []

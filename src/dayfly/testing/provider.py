@@ -33,6 +33,7 @@ class TakenCall:
     meta: bytes
     body: bytes
     instance: "FakeInstance"
+    stream: socket.socket | None = None  # where a body comes from that is still on its way; the handler's to close
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,10 @@ class FakeInstance:
                 body = file.read()
         if behaviour.marks:
             self._page[: frames.SLOT.size] = frames.SLOT.pack(seq, time.monotonic_ns())
-        call = TakenCall(kind, seq, call_id.decode(), meta, body, self)
+        stream = socket.socket(fileno=rights[0]) if flags & frames.BODY_IN_STREAM else None
+        if stream is not None:
+            stream.setblocking(False)
+        call = TakenCall(kind, seq, call_id.decode(), meta, body, self, stream)
         self.calls.append(call)
         answer = await behaviour.handler(call)
         if answer is None:
@@ -219,6 +223,24 @@ class FakeInstance:
         meta, body = (*payload, b"", b"")[:2]
         frame = frames.ANSWER.pack(kind, flags, status, len(meta), len(body), exec_us, seq) + meta + body
         await asyncio.get_running_loop().sock_sendall(self._answers, frame)
+
+    async def next_move(self) -> tuple[int, socket.socket]:
+        """Wait until the gateway offers a stream a socket of its own (frames.MOVE): the call's number, and the socket."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._answers, frames.CONTROL.size, 1)
+            except BlockingIOError:
+                readable = loop.create_future()
+                loop.add_reader(self._answers, _wake, readable)
+                await readable
+                loop.remove_reader(self._answers)
+                continue
+            kind, _, seq = frames.CONTROL.unpack(data)
+            if kind == frames.MOVE:
+                way = socket.socket(fileno=fds[0])
+                way.setblocking(False)
+                return seq, way
 
     async def send_raw(self, data: bytes) -> None:
         """Write whatever bytes, for hostile tests."""

@@ -10,7 +10,7 @@ import struct
 import time
 
 ANSWER = struct.Struct("<BBHIIIQ")
-READY, FAILED, RESULT, HEAD, CHUNK, END, LOG, RETIRED = range(1, 9)
+READY, FAILED, RESULT, HEAD, CHUNK, END, LOG, RETIRED, MOVED = range(1, 10)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -82,6 +82,11 @@ CRAFTED = {
     "head with a split header": lambda seq: frame(HEAD, seq, status=200, meta=b"x-a: 1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"),
     "result with a split header": lambda seq: frame(RESULT, seq, FORGED, status=200, meta=b"x-a: 1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"),
     "result without an end": lambda seq: frame(RESULT, seq, b"x" * 1000, body_size=1001),
+    "moved unasked": lambda seq: frame(MOVED, seq) * 100,
+    "moved, and the end": lambda seq: frame(HEAD, seq, b"x" * 100_000, status=200) + frame(MOVED, seq) * 2 + frame(END, seq),
+    "moved for others": lambda seq: b"".join(frame(MOVED, seq + offset) for offset in range(1, 100)),
+    "a length not kept": lambda seq: frame(HEAD, seq, b"forged", status=200, meta=b"content-length: 999\r\n") + frame(END, seq),
+    "lengths that are none": lambda seq: frame(HEAD, seq, b"forged", status=200, meta=b"content-length: -1\r\ncontent-length: x\r\n"),
     "error that is none": lambda seq: frame(RESULT, seq, b"\xff\xfe{", flags=1),
     "status out of range": lambda seq: frame(RESULT, seq, FORGED, status=65535),
     "log of no call": lambda seq: frame(LOG, 0, b"\xff\xfe", flags=255, status=65535),

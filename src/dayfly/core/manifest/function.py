@@ -152,9 +152,11 @@ def _check_words(values: dict[str, object], problems: list[str]) -> None:
         if key in values and values[key] not in allowed:
             problems.append(f"{key} = {_shown(values[key])}: must be one of {', '.join(map(repr, allowed))}.")
     handler = values.get("handler", "a.b")
-    split = re.split(r"[./]", handler) if isinstance(handler, str) else []
+    split = re.split(r"[./:]", handler) if isinstance(handler, str) else []
     if not isinstance(handler, str) or len(handler) > HANDLER_LENGTH_MAX or not HANDLER.fullmatch(handler) or len(split) < 2:
-        problems.append(f"handler = {_shown(handler)}: must be 'module.function', as in 'hello.handler'.")
+        problems.append(
+            f"handler = {_shown(handler)}: must be 'module.function', as in 'hello.handler', or 'module:application' (ASGI or WSGI)."
+        )
 
 
 def _check_egress(values: dict[str, object], reach: Reach, problems: list[str]) -> None:
@@ -214,6 +216,8 @@ def _check_runtime(runtime: object, around: Surroundings, problems: list[str]) -
 
 def _check_together(values: dict[str, object], problems: list[str]) -> None:
     config = msgspec.convert(values, FunctionConfig)
+    if config.is_application and config.websocket:
+        problems.append("websocket = true: a function's WebSockets are events, which a web application (handler with ':') does not take.")
     if config.min_instances > config.max_instances:
         problems.append(f"min_instances = {config.min_instances}: must not be above max_instances = {config.max_instances}.")
     for window in config.provisioned:

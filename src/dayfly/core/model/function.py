@@ -54,7 +54,7 @@ class Cors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one version, as `dayfly.toml` and the command line give them. Bounds: core/manifest/settings.py."""
 
-    handler: str = "handler.handler"  # module.function; slashes allowed before the last dot
+    handler: str = "handler.handler"  # module.function; slashes allowed before the last dot; module:application for ASGI and WSGI
     runtime: str = ""  # "python3.11" …; empty = the platform's default interpreter
     memory_mb: int = 128
     cpu: float = 0.0  # most processor time at once, in cores; 0 = no ceiling, only a share by memory
@@ -79,6 +79,11 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scale: Scale = BY_DEMAND  # how many instances there are, between min_instances and max_instances
     cpu_weight: float = 1.0  # of processor time beside other functions, where there is too little for all
     durable: Async = msgspec.field(default=Async(), name="async")  # how calls that nobody waits for are tried again
+
+    @property
+    def is_application(self) -> bool:
+        """Whether it is a web application (ASGI or WSGI) and no handler of events."""
+        return ":" in self.handler
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

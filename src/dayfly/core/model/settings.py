@@ -51,6 +51,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     headers_max: Annotated[int, _about("Number of headers of one request.", ge=1)] = 128
     url_bytes_max: Annotated[int, _about("Request target.", ge=64, le=32_768)] = 8 * 1024
     body_bytes_max: Annotated[int, _about("Body of an invocation.", ge=1)] = 6 * 1024 * 1024
+    stream_bytes_max: Annotated[
+        int, _about('Body of a request to a web application (handler = "module:application"), which reads it as it comes.', ge=1)
+    ] = 5 * 1024 * 1024 * 1024
+    uploads_max: Annotated[int, _about("Such bodies on their way at once, per gateway.", ge=1)] = 256
     buffered_bytes_max: Annotated[int, _about("Bodies of all calls held in memory by one gateway.", ge=1024 * 1024)] = 512 * 1024 * 1024
     upload_bytes_max: Annotated[int, _about("Body of a control request (a bundle).", ge=1)] = 256 * 1024 * 1024
     header_timeout_seconds: Annotated[float, _about("Time for a request's headers to arrive.", gt=0)] = 10.0

@@ -1,15 +1,16 @@
 """Answer headers: from what a handler returned to the header block of runtime/frames.py, checked so that none can split the answer.
 
 Names are checked once and remembered (bounded). Must never let a CR, LF or NUL, or a name that is no token, through.
-Used by contracts/http.py.
+Used by contracts/http.py and contracts/web.py.
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 NAMES_MAX = 256
+LENGTH_DIGITS_MAX = 18
 TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110, 5.6.2, in lower case
 DROPPED = frozenset(
     (
@@ -68,12 +69,31 @@ def block(headers: "Mapping[str, Any]", multi: "Mapping[str, Any]", cookies: "An
     return _checked("".join(lines), len(lines))
 
 
-def _checked(text: str, count: int) -> bytes:
+def pairs_block(pairs: "Iterable[tuple[str, str]]") -> tuple[bytes, int]:
+    """The header block of a web application's (name, value) pairs, which are ISO 8859-1, and the content-length among them or -1.
+
+    Raises ValueError or TypeError when anything in it is no header.
+    """
+    lines, length = [], -1
+    for given, value in pairs:
+        name = _names.get(given)
+        if name is None:
+            name = _name(given)
+        if name:
+            lines.append(f"{name}: {value}\r\n")
+        elif given.lower() == "content-length":
+            if not value.isdecimal() or not value.isascii() or len(value) > LENGTH_DIGITS_MAX:
+                raise ValueError(f"content-length must be a number, not {value[:40]!r}.")
+            length = int(value)
+    return _checked("".join(lines), len(lines), "latin-1"), length
+
+
+def _checked(text: str, count: int, encoding: str = "utf-8") -> bytes:
     """Each line has exactly the line end that `block` gave it, so no value brought one along."""
     if text.count("\n") != count or text.count("\r") != count or "\0" in text:
         raise ValueError("A header's value must not contain line ends or NUL.")
     try:
-        return text.encode()
+        return text.encode(encoding)
     except UnicodeEncodeError:
         raise ValueError("A header's value must be valid Unicode text.") from None
 
