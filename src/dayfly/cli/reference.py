@@ -40,6 +40,7 @@ FUNCTION_ABOUT = {
     "websocket": "May be upgraded to a WebSocket, whose messages are calls; see [functions.md](functions.md#websockets).",
     "cors": "Which pages of other origins may call it from a browser; the gateway answers for it; see [functions.md](functions.md#cors).",
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
+    "schedule": "What the clock calls it by: `cron`, `rate` or `at`, and more; see [schedules.md](schedules.md).",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
 FILE_ONLY = {
@@ -48,6 +49,7 @@ FILE_ONLY = {
     "cors": "[cors]",
     "limits": "[limits]",
     "async": "[async]",
+    "schedule": "[[schedule]]",
 }  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}

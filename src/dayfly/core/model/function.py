@@ -10,6 +10,7 @@ import msgspec
 
 from dayfly.core.model.durable import Async
 from dayfly.core.model.limits import NO_LIMITS, Limits
+from dayfly.core.model.schedule import Schedule
 
 Egress = Literal["none", "internet", "all"]
 Auth = Literal["token", "none"]
@@ -76,6 +77,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cors: Cors | None = None  # None: the function speaks CORS itself, or not at all
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
     durable: Async = msgspec.field(default=Async(), name="async")  # how calls that nobody waits for are tried again
+    schedule: tuple[Schedule, ...] = ()  # what the clock calls it by, while this version is live
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
