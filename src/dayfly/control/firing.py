@@ -28,6 +28,7 @@ from dayfly.core.model.settings import Settings
 from dayfly.store import schedules
 
 BATCH = 100  # schedules at once; their rows are in memory together
+CALLS_MAX = 500  # calls at once; a schedule alone makes no more (schedule_missed_max)
 LOOK_SECONDS = 1.0  # how late it is noticed that the clock was changed
 POLL_SECONDS = 10.0  # …and that another control process changed a schedule
 AGAIN_SECONDS = 1.0  # after a store or a queue that would not
@@ -102,7 +103,7 @@ class Firing:
         planned, broken = await self._store(_planned, now, self._bounds)
         running = await self._unfinished([it.kept for it in planned if it.plan.firings and it.kept.schedule.overlap != "parallel"])
         chosen = [_chosen(it, running.get(_key(it.kept), frozenset()), self._queued_max) for it in planned]
-        refused = await self._accept([it for it in chosen if it.calls])
+        refused = {key for group in _groups(chosen) for key in await self._accept(group)}
         changes = [replaced(it.kept, next_at=now + AGAIN_SECONDS) if _key(it.kept) in refused else _moved(it, now) for it in chosen]
         changes += [replaced(kept, next_at=now + BROKEN_SECONDS) for kept in broken]
         if changes:
@@ -119,8 +120,6 @@ class Firing:
 
     async def _accept(self, chosen: "Sequence[Chosen]") -> set[tuple[str, str]]:
         """Put the calls; the schedules whose calls were not taken. One that is refused does not hold up the others."""
-        if not chosen:
-            return set()
         try:
             await self._calls.accept([call for it in chosen for call in it.calls])
             return set()
@@ -147,6 +146,20 @@ def _chosen(planned: Planned, running: frozenset[str], queued_max: int) -> Chose
     others = running - set(ids.values())  # those of a control process that died before the mark moved are no overlap
     firings = allowed(kept.schedule.overlap, planned.plan.firings, len(others), queued_max)
     return Chosen(kept, planned.plan, firings, tuple(call_for(kept, ids[moment], moment) for moment in firings))
+
+
+def _groups(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
+    """Those that make calls, so many together that no batch is too large for the queue or for memory."""
+    groups: list[list[Chosen]] = []
+    room = 0
+    for it in chosen:
+        if it.calls:
+            if len(it.calls) > room:
+                groups.append([])
+                room = CALLS_MAX
+            groups[-1].append(it)
+            room -= len(it.calls)
+    return groups
 
 
 def _moved(chosen: Chosen, now: float) -> Kept:

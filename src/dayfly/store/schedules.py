@@ -98,4 +98,4 @@ def _kept(row: sa.Row[tuple[object, ...]]) -> Kept:
     values = dict(row._mapping)
     del values["name"]
     values |= {"schedule": _schedule(row.schedule), "declared": bool(row.declared), "paused": bool(row.paused)}
-    return msgspec.convert(values, Kept)
+    return Kept(**values)

@@ -3,8 +3,8 @@
 Theory. `decided` is a mark on the line of due times: whatever lies at or before it has been fired, skipped or missed, and is never
 looked at again; so nothing is fired twice and nothing is forgotten, whoever dies in between, because the mark moves after the firing was
 written down (and a firing written down twice is one: its due time is its key). The mark never goes back, but in one case: a clock that
-was in the future and was put right would leave a schedule silent until then. Beyond CLOCK_BACK_SECONDS the mark goes back to the clock,
-and the keys see to it that what was fired stays fired once.
+was in the future and was put right would leave a schedule silent until then. Beyond CLOCK_BACK_SECONDS the mark goes back to the clock
+(and as far before it as is still on time), and the keys see to it that what was fired stays fired once.
 
 A jitter delays all firings of a schedule alike, so their order and distance stay: it is a clock that is slow by `offset`.
 Called by control/schedules.py.
@@ -50,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan(times: Times, policy: Missed, decided: float, offset: float, now: float, bounds: Bounds) -> Plan:
     """What a schedule whose mark is `decided` does at epoch seconds `now`."""
     clock = now - offset
-    mark = clock if now < decided - CLOCK_BACK_SECONDS else decided
+    mark = clock - bounds.late_seconds if now < decided - CLOCK_BACK_SECONDS else decided
     due = _due(times, mark, clock, bounds.missed_max)
     firings = _fired(due, policy, clock, bounds)
     mark = due[0] if due else mark

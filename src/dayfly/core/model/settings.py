@@ -143,9 +143,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     schedule_late_seconds: Annotated[
         float, _about("How late a firing may be and still be on time; what is later was missed, and `missed` decides.", ge=0.05, le=60)
     ] = 5.0
-    schedule_missed_max: Annotated[int, _about("Due times that one schedule makes up for at once, the newest.", ge=1, le=10_000)] = 100
+    schedule_missed_max: Annotated[int, _about("Due times that one schedule makes up for at once, the newest.", ge=1, le=500)] = 100
     schedule_missed_seconds_max: Annotated[float, _about("Age beyond which `missed = all` makes up for nothing.", ge=0)] = 86_400.0
-    schedule_queued_max: Annotated[int, _about("Firings of one schedule with `overlap = queue` that wait or run.", ge=1, le=1000)] = 100
+    schedule_queued_max: Annotated[int, _about("Firings of one schedule with `overlap = queue` that wait or run.", ge=1, le=500)] = 100
 
     # Money: price of what was used, in any currency you like; figures of `dayfly cost`.
     tariff_per_million_calls: Annotated[float, _about("Price of a million calls.", ge=0)] = 0.20
