@@ -39,35 +39,31 @@ class QueueCalls:
         self.batches: list[int] = []
         self.accepted = asyncio.Event()
 
-    async def accept(self, calls: Sequence[NewCall]) -> list[Accepted]:
+    async def accept_each(self, calls: Sequence[NewCall]) -> list[Accepted | Refusal]:
         self.batches.append(len(calls))
-        if any(call.function in self.refusing for call in calls):
-            raise Refusal("function_not_found", "It is gone.")
-        items = [
-            NewItem(
-                id=call.id,
-                lane=lane_of(call.namespace, call.function),
-                body=call.body,
-                accepted_at=BEGUN,
-                due=0.0,
-                expires=FOREVER,
-                group=call.group,
-                dedup=call.dedup,
-                dedup_until=FOREVER,
-                tag=call.tag,
-            )
-            for call in calls
-        ]
-        done = [Accepted(put.id, put.duplicate) for put in self.queue.put(items)]
+        good = [call for call in calls if call.function not in self.refusing]
+        taken = iter(self.queue.put([_item(call) for call in good]))
         self.accepted.set()
-        return done
+        refusal = Refusal("function_not_found", "It is gone.")
+        return [Accepted((put := next(taken)).id, put.duplicate) if call in good else refusal for call in calls]
 
-    async def unfinished(self, wanted: Sequence[tuple[str, str, str]], limit: int) -> list[list[str]]:
-        states: Any = ("waiting", "leased")
-        return [
-            [it.id for it in self.queue.list(lanes=(lane_of(space, function),), tag=tag, states=states, limit=limit)]
-            for space, function, tag in wanted
-        ]
+    async def newest(self, namespaces: Sequence[str], function: str, states: Any, tag: str, *, limit: int) -> list[Item]:
+        return self.queue.list(lanes=[lane_of(space, function) for space in namespaces], states=states, tag=tag, limit=limit)
+
+
+def _item(call: NewCall) -> NewItem:
+    return NewItem(
+        id=call.id,
+        lane=lane_of(call.namespace, call.function),
+        body=call.body,
+        accepted_at=BEGUN,
+        due=0.0,
+        expires=FOREVER,
+        group=call.group,
+        dedup=call.dedup,
+        dedup_until=FOREVER,
+        tag=call.tag,
+    )
 
 
 class Control:

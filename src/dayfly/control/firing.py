@@ -26,6 +26,7 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.model.schedule import Kept
 from dayfly.core.model.settings import Settings
 from dayfly.store import schedules
+from dayfly.store.queue import State
 
 BATCH = 100  # schedules at once; their rows are in memory together
 CALLS_MAX = 500  # calls at once; a schedule alone makes no more (schedule_missed_max)
@@ -33,6 +34,7 @@ LOOK_SECONDS = 1.0  # how late it is noticed that the clock was changed
 POLL_SECONDS = 10.0  # …and that another control process changed a schedule
 AGAIN_SECONDS = 1.0  # after a store or a queue that would not
 BROKEN_SECONDS = 3600.0  # a schedule that cannot be read any more: its time zone went from this machine
+UNFINISHED: tuple[State, ...] = ("waiting", "leased")
 SLOTS = uuid.UUID("0e0c9a9e-5f0b-4b5c-9d0e-64617966c179")  # of our own: two due times with one name are one call
 
 log = structlog.get_logger()
@@ -112,23 +114,20 @@ class Firing:
 
     async def _unfinished(self, asked: Sequence[Kept]) -> dict[tuple[str, str], frozenset[str]]:
         """Ids of the calls of each schedule that wait or run (as many as can matter)."""
-        if not asked:
-            return {}
-        wanted = [(kept.namespace, kept.function, tag_of(kept.name)) for kept in asked]
-        found = await self._calls.unfinished(wanted, self._queued_max + self._bounds.missed_max)
-        return {_key(kept): frozenset(ids) for kept, ids in zip(asked, found, strict=True)}
+        limit = self._queued_max + self._bounds.missed_max
+        found = await asyncio.gather(
+            *(self._calls.newest((kept.namespace,), kept.function, UNFINISHED, tag_of(kept.name), limit=limit) for kept in asked)
+        )
+        return {_key(kept): frozenset(item.id for item in items) for kept, items in zip(asked, found, strict=True)}
 
     async def _accept(self, chosen: "Sequence[Chosen]") -> set[tuple[str, str]]:
-        """Put the calls; the schedules whose calls were not taken. One that is refused does not hold up the others."""
-        try:
-            await self._calls.accept([call for it in chosen for call in it.calls])
-            return set()
-        except Refusal as refusal:
-            if len(chosen) == 1:
-                log.error("schedule_waits", schedule=chosen[0].kept.name, code=refusal.kind.code, detail=refusal.detail)
-                return {_key(chosen[0].kept)}
-        refused = [await self._accept([it]) for it in chosen]
-        return {key for keys in refused for key in keys}
+        """Put the calls; the schedules of which some were not taken. All of theirs are put again later: what was taken is known then."""
+        answers = await self._calls.accept_each([call for it in chosen for call in it.calls])
+        owners = (it.kept for it in chosen for _ in it.calls)
+        refused = {_key(kept): (kept, answer) for kept, answer in zip(owners, answers, strict=True) if isinstance(answer, Refusal)}
+        for kept, refusal in refused.values():
+            log.error("schedule_waits", namespace=kept.namespace, schedule=kept.name, code=refusal.kind.code, detail=refusal.detail)
+        return set(refused)
 
 
 class Chosen(msgspec.Struct, frozen=True):
