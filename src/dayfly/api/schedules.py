@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Router, delete, get, post, put
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from dayfly.api.auth import NAME_OPT, NamespaceQuery, NamespacesQuery, control_of, needs, needs_somewhere, readable, target_of
 from dayfly.api.shapes import Answer, Removed
@@ -150,7 +150,12 @@ async def next_times(request: AnyRequest, name: FromPath[str], namespace: Namesp
 
 @get("/api/v1/schedule-times", guards=[needs_somewhere("read")])
 async def preview_times(
-    request: AnyRequest, cron: str = "", rate: str = "", at: str = "", timezone: str = "UTC", count: CountQuery = 10
+    request: AnyRequest,
+    cron: FromQuery[str] = "",
+    rate: FromQuery[str] = "",
+    at: FromQuery[str] = "",
+    timezone: FromQuery[str] = "UTC",
+    count: CountQuery = 10,
 ) -> ScheduleTimes:
     """When an expression would come that is not saved."""
     schedule = _checked({"cron": cron, "rate": rate, "at": at, "timezone": timezone})

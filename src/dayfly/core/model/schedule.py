@@ -1,7 +1,7 @@
 """Schedules: when a function is called by the clock, and what is kept of that. Nouns only.
 
 A *schedule* is a name in a namespace: an expression (`cron`, `rate` or `at`) whose *due times* fall on whole seconds or, for `at`, where it
-says; a function; a payload. A *firing* is the call that is made for one due time: there is one for each, whoever tries (decision 0018).
+says; a function; a payload. A *firing* is the call that is made for one due time: there is one for each, whoever tries (docs/schedules.md).
 What a schedule may hold: core/manifest/schedule.py; which due times are fired: core/decide/schedule.py.
 """
 
