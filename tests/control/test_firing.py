@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -240,7 +241,29 @@ def test_dead_between_the_call_and_the_mark_it_is_still_one_call_and_no_overlap_
     run(main())
 
 
-def _dies(tx: sa.Connection, changes: Sequence[Kept]) -> None:
+def test_a_pause_in_the_moment_of_a_firing_holds_and_the_firing_counts(tmp_path: Path) -> None:
+    async def main() -> None:
+        with world(tmp_path) as w:
+            await w.function()
+            await w.put(overlap="parallel")
+            taken = w.control.calls.accept_each
+
+            async def and_then_it_is_paused(calls: Sequence[NewCall]) -> list[Accepted | Refusal]:
+                answers: list[Accepted | Refusal] = await taken(calls)
+                await w.control.schedules.pause("default", "daily", True)
+                return answers
+
+            w.control.calls.accept_each = and_then_it_is_paused
+            await w.at(60)
+            kept = await w.control.kept()
+            assert kept.paused and kept.next_at is None and (kept.fired, kept.last_due, kept.decided) == (1, BEGUN + 60, BEGUN + 60)
+            await w.at(120)
+            assert w.slots() == [60]
+
+    run(main())
+
+
+def _dies(tx: sa.Connection, changes: Sequence[tuple[Kept, Kept]]) -> None:
     raise RuntimeError("killed")
 
 
@@ -351,7 +374,7 @@ def test_many_schedules_at_once_go_in_batches_that_the_queue_takes(tmp_path: Pat
 def test_the_task_sleeps_until_the_next_due_time_and_wakes_for_changes(tmp_path: Path) -> None:
     async def main() -> None:
         with world(tmp_path) as w:
-            w.control.firing._clock = __import__("time").time  # this once the real one
+            w.control.firing._clock = time.time  # this once the real one
             task = asyncio.create_task(w.control.firing.run())
             await w.function()
             kept = await w.control.schedules.put("default", "report", Schedule(name="soon", rate="1 second"))
@@ -359,6 +382,26 @@ def test_the_task_sleeps_until_the_next_due_time_and_wakes_for_changes(tmp_path:
             found = [it.dedup for it in w.items()]
             assert found[-1] == f"schedule/soon/{kept.anchor + 1:.3f}"
             await w.control.schedules.pause("default", "soon", True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run(main())
+
+
+def test_the_task_notices_that_the_clock_is_put_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        with world(tmp_path) as w:
+            year, calls = 365 * 86_400.0, w.control.calls
+            w.control.firing._clock = lambda: time.time() + year
+            await w.function()
+            await w.control.schedules.put("default", "report", Schedule(name="tick", rate="1 second", overlap="parallel"))
+            task = asyncio.create_task(w.control.firing.run())
+            await asyncio.wait_for(calls.accepted.wait(), 30)
+            w.control.firing._clock = time.time
+            async with asyncio.timeout(30):
+                while not any(float(it.dedup.rpartition("/")[2]) < time.time() for it in w.items()):
+                    calls.accepted.clear()
+                    await calls.accepted.wait()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 

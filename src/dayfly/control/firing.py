@@ -17,7 +17,7 @@ import structlog
 
 from dayfly.control import due
 from dayfly.control.calls import Calls
-from dayfly.control.schedules import Schedules
+from dayfly.control.schedules import Schedules, with_next
 from dayfly.control.worker import Store
 from dayfly.core.decide.firing import call_for, slot_of, tag_of
 from dayfly.core.decide.schedule import CLOCK_BACK_SECONDS, Bounds, Plan, allowed, plan
@@ -106,8 +106,9 @@ class Firing:
         running = await self._unfinished([it.kept for it in planned if it.plan.firings and it.kept.schedule.overlap != "parallel"])
         chosen = [_chosen(it, running.get(_key(it.kept), frozenset()), self._queued_max) for it in planned]
         refused = {key for group in _groups(chosen) for key in await self._accept(group)}
-        changes = [replaced(it.kept, next_at=now + AGAIN_SECONDS) if _key(it.kept) in refused else _moved(it, now) for it in chosen]
-        changes += [replaced(kept, next_at=now + BROKEN_SECONDS) for kept in broken]
+        later = {_key(it.kept): replaced(it.kept, next_at=now + AGAIN_SECONDS) for it in chosen if _key(it.kept) in refused}
+        changes = [(it.kept, later.get(_key(it.kept)) or _moved(it, now)) for it in chosen]
+        changes += [(kept, replaced(kept, next_at=now + BROKEN_SECONDS)) for kept in broken]
         if changes:
             await self._store(_write, changes)
         return len(changes)
@@ -200,7 +201,21 @@ def _planned(tx: sa.Connection, now: float, bounds: Bounds) -> tuple[list[Planne
     return planned, broken
 
 
-def _write(tx: sa.Connection, changes: Sequence[Kept]) -> None:
-    """Move the marks. What was changed meanwhile stays as it was changed, and is looked at again."""
-    for kept in changes:
-        schedules.change(tx, kept)
+def _write(tx: sa.Connection, changes: Sequence[tuple[Kept, Kept]]) -> None:
+    """Move the marks, from what was read to what is. Who was paused or put anew meanwhile stays so, and has fired all the same; another
+    control process that moved the mark as far has counted, too."""
+    for before, after in changes:
+        if schedules.change(tx, after):
+            continue
+        now = schedules.get(tx, before.namespace, before.name)
+        if now is not None and (now.created_at, now.anchor) == (before.created_at, before.anchor) and now.decided < after.decided:
+            merged = replaced(
+                now,
+                decided=after.decided,
+                last_due=after.last_due,
+                last_call=after.last_call,
+                fired=now.fired + after.fired - before.fired,
+                skipped=now.skipped + after.skipped - before.skipped,
+                missed=now.missed + after.missed - before.missed,
+            )
+            schedules.change(tx, with_next(merged))
