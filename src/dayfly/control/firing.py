@@ -82,12 +82,11 @@ class Firing:
         while await self.fire(self._clock()) == BATCH:
             pass
         upcoming = await self._store(schedules.next_at)
-        return await self._sleep(self._clock() + POLL_SECONDS if upcoming is None else upcoming)
+        return await self._sleep(self._clock() + POLL_SECONDS if upcoming is None else upcoming, now)
 
-    async def _sleep(self, until: float) -> float:
+    async def _sleep(self, until: float, highest: float) -> float:
         """Until then, or a change, or the clock goes back, or it is time to look whatever happens. The highest that the clock said."""
         begun = time.monotonic()
-        highest = self._clock()
         while (now := self._clock()) >= highest:
             highest = now
             left = min(until - now, begun + POLL_SECONDS - time.monotonic(), LOOK_SECONDS)
