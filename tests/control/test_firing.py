@@ -21,20 +21,31 @@ from dayfly.core.model.function import FunctionConfig, Version
 from dayfly.core.model.schedule import Kept, Schedule
 from dayfly.core.model.settings import Settings
 from dayfly.store import functions, schedules
+from dayfly.store.durable import open_queue
 from dayfly.store.migrate import open_database
-from dayfly.store.queue import Item, NewItem, Settlement
-from dayfly.store.queue_sqlite import SqliteQueue
+from dayfly.store.queue import Item, NewItem, Queue, Settlement
+from dayfly.store.server import Server
 from tests.control.world import run
 
 BEGUN = 1_790_000_000.0
 LANE = lane_of("default", "report")
 FOREVER = 1e12
+Places = tuple[Path | Server, Path | Server]  # of the store and of the queue
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
+    """Two files, or one database."""
+    if request.param == "sqlite":
+        return tmp_path / "dayfly.db", tmp_path / "durable.db"
+    server = Server(request.getfixturevalue("postgres"))
+    return server, server
 
 
 class QueueCalls:
     """What control's Calls do for schedules, straight on a queue. Functions named in `refusing` are refused."""
 
-    def __init__(self, queue: SqliteQueue) -> None:
+    def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self.refusing: set[str] = set()
         self.batches: list[int] = []
@@ -70,10 +81,10 @@ def _item(call: NewCall) -> NewItem:
 class Control:
     """One control process, as far as schedules go."""
 
-    def __init__(self, folder: Path, clock: "Clock", **settings: Any) -> None:
+    def __init__(self, places: Places, clock: "Clock", **settings: Any) -> None:
         self.settings = Settings(**settings)
-        self.store = Store(open_database(folder / "dayfly.db", BEGUN))
-        self.calls: Any = QueueCalls(SqliteQueue(folder / "durable.db"))
+        self.store = Store(open_database(places[0], BEGUN))
+        self.calls: Any = QueueCalls(open_queue(places[1]))
         self.schedules = Schedules(self.settings, self.store, self.calls)
         self.firing = Firing(self.settings, self.store, self.calls, self.schedules, clock)
 
@@ -96,15 +107,15 @@ class Clock:
 class World:
     """Some control processes with one store; the first is `control`."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
-        self.folder, self.clock, self.controls = folder, clock, list[Control]()
+    def __init__(self, places: Places, clock: Clock) -> None:
+        self.places, self.clock, self.controls = places, clock, list[Control]()
 
     @property
     def control(self) -> Control:
         return self.controls[0]
 
     def more(self, **settings: Any) -> Control:
-        self.controls.append(Control(self.folder, self.clock, **settings))
+        self.controls.append(Control(self.places, self.clock, **settings))
         return self.controls[-1]
 
     async def function(self, name: str = "report") -> None:
@@ -146,8 +157,8 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, **settings: Any) -> Iterator[World]:
-    made = World(folder, Clock())
+def world(places: Places, **settings: Any) -> Iterator[World]:
+    made = World(places, Clock())
     made.more(**settings)
     try:
         yield made
@@ -156,9 +167,9 @@ def world(folder: Path, **settings: Any) -> Iterator[World]:
             control.close()
 
 
-def test_each_due_time_makes_one_call_and_the_schedule_tells_of_it(tmp_path: Path) -> None:
+def test_each_due_time_makes_one_call_and_the_schedule_tells_of_it(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             await w.function()
             await w.put(payload='{"a":1}')
             for seconds in (1, 59.9, 60, 60, 61, 120, 179, 180.2):
@@ -174,9 +185,9 @@ def test_each_due_time_makes_one_call_and_the_schedule_tells_of_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("missed", "expected", "count"), [("none", [], 4), ("last", [240], 3), ("all", [60, 120, 180, 240], 0)])
-def test_what_was_due_while_control_was_away_is_made_up_for_by_the_policy(tmp_path: Path, missed: str, expected: list[float], count: int):
+def test_what_was_due_while_control_was_away_is_made_up_for_by_the_policy(places: Places, missed: str, expected: list[float], count: int):
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             await w.function()
             await w.put(missed=missed, overlap="parallel")
             await w.at(1)
@@ -195,9 +206,9 @@ def test_what_was_due_while_control_was_away_is_made_up_for_by_the_policy(tmp_pa
     ("overlap", "while_running", "when_done"),
     [("skip", [60], [60, 240]), ("queue", [60, 120], [60, 120, 240]), ("parallel", [60, 120, 180], [60, 120, 180, 240])],
 )
-def test_a_firing_while_the_one_before_runs(tmp_path: Path, overlap: str, while_running: list[float], when_done: list[float]):
+def test_a_firing_while_the_one_before_runs(places: Places, overlap: str, while_running: list[float], when_done: list[float]):
     async def main() -> None:
-        with world(tmp_path, schedule_queued_max=2) as w:
+        with world(places, schedule_queued_max=2) as w:
             await w.function()
             await w.put(overlap=overlap)
             await w.at(60)
@@ -220,9 +231,9 @@ def test_a_firing_while_the_one_before_runs(tmp_path: Path, overlap: str, while_
     run(main())
 
 
-def test_dead_between_the_call_and_the_mark_it_is_still_one_call_and_no_overlap_of_itself(tmp_path: Path) -> None:
+def test_dead_between_the_call_and_the_mark_it_is_still_one_call_and_no_overlap_of_itself(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             await w.function()
             await w.put(overlap="skip")
             w.clock.now = BEGUN + 60
@@ -241,9 +252,9 @@ def test_dead_between_the_call_and_the_mark_it_is_still_one_call_and_no_overlap_
     run(main())
 
 
-def test_a_pause_in_the_moment_of_a_firing_holds_and_the_firing_counts(tmp_path: Path) -> None:
+def test_a_pause_in_the_moment_of_a_firing_holds_and_the_firing_counts(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             await w.function()
             await w.put(overlap="parallel")
             taken = w.control.calls.accept_each
@@ -267,9 +278,9 @@ def _dies(tx: sa.Connection, changes: Sequence[tuple[Kept, Kept]]) -> None:
     raise RuntimeError("killed")
 
 
-def test_control_processes_with_one_store_fire_each_due_time_once(tmp_path: Path) -> None:
+def test_control_processes_with_one_store_fire_each_due_time_once(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             await w.function()
             for name in ("a", "b", "c"):
                 await w.put(name, overlap="parallel", missed="all")
@@ -287,10 +298,10 @@ def test_control_processes_with_one_store_fire_each_due_time_once(tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_jumps_and_dies_no_due_time_is_fired_twice_and_with_all_none_is_lost(tmp_path: Path, seed: int) -> None:
+def test_whatever_jumps_and_dies_no_due_time_is_fired_twice_and_with_all_none_is_lost(places: Places, seed: int) -> None:
     async def main() -> None:
         dice = random.Random(seed)
-        with world(tmp_path, schedule_missed_max=500, schedule_missed_seconds_max=1e9) as w:
+        with world(places, schedule_missed_max=500, schedule_missed_seconds_max=1e9) as w:
             await w.function()
             jitter = dice.choice([0.0, 30.0, 4000.0])
             await w.put(overlap="parallel", missed="all", jitter_seconds=jitter)
@@ -315,9 +326,9 @@ def test_whatever_jumps_and_dies_no_due_time_is_fired_twice_and_with_all_none_is
     run(main())
 
 
-def test_a_clock_that_was_in_the_future_leaves_no_schedule_silent(tmp_path: Path) -> None:
+def test_a_clock_that_was_in_the_future_leaves_no_schedule_silent(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             await w.function()
             await w.put()
             await w.at(60)
@@ -336,9 +347,9 @@ def test_a_clock_that_was_in_the_future_leaves_no_schedule_silent(tmp_path: Path
     run(main())
 
 
-def test_a_schedule_that_is_refused_or_cannot_be_read_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_a_schedule_that_is_refused_or_cannot_be_read_does_not_hold_up_the_others(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             for name in ("report", "gone"):
                 await w.function(name)
             await w.put()
@@ -359,9 +370,9 @@ def test_a_schedule_that_is_refused_or_cannot_be_read_does_not_hold_up_the_other
     run(main())
 
 
-def test_many_schedules_at_once_go_in_batches_that_the_queue_takes(tmp_path: Path) -> None:
+def test_many_schedules_at_once_go_in_batches_that_the_queue_takes(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path, schedule_missed_max=200) as w:
+        with world(places, schedule_missed_max=200) as w:
             await w.function()
             for number in range(12):
                 await w.put(f"s{number}", missed="all", overlap="parallel")
@@ -371,9 +382,9 @@ def test_many_schedules_at_once_go_in_batches_that_the_queue_takes(tmp_path: Pat
     run(main())
 
 
-def test_the_task_sleeps_until_the_next_due_time_and_wakes_for_changes(tmp_path: Path) -> None:
+def test_the_task_sleeps_until_the_next_due_time_and_wakes_for_changes(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             w.control.firing._clock = time.time  # this once the real one
             task = asyncio.create_task(w.control.firing.run())
             await w.function()
@@ -388,9 +399,9 @@ def test_the_task_sleeps_until_the_next_due_time_and_wakes_for_changes(tmp_path:
     run(main())
 
 
-def test_the_task_notices_that_the_clock_is_put_back(tmp_path: Path) -> None:
+def test_the_task_notices_that_the_clock_is_put_back(places: Places) -> None:
     async def main() -> None:
-        with world(tmp_path) as w:
+        with world(places) as w:
             year, calls = 365 * 86_400.0, w.control.calls
             w.control.firing._clock = lambda: time.time() + year
             await w.function()
