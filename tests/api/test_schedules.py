@@ -112,7 +112,9 @@ def test_a_manifest_and_the_api_do_not_touch_each_others_schedules() -> None:
 
 def test_a_manifest_with_a_schedule_that_says_nothing_is_refused_with_all_that_is_wrong() -> None:
     async def main() -> None:
-        async with api() as c:
+        async with api(schedule_payload_bytes_max=100) as c:
+            failed = await deploy(c, f'[[schedule]]\nrate = "1 hour"\npayload = "{"x" * 99}"\n')
+            assert failed["error"]["code"] == "bad_config" and "schedule_payload_bytes_max" in failed["error"]["message"]
             failed = await deploy(c, '[[schedule]]\ncron = "61 * * * *"\n[[schedule]]\ncron = "* * * * *"\ntimezone = "Mars/Olympus"\n')
             assert failed["error"]["code"] == "bad_config" and len(failed["error"]["problems"]) == 2
             assert "Bad minute" in failed["error"]["problems"][0] and "Mars/Olympus" in failed["error"]["problems"][1]

@@ -57,8 +57,7 @@ class Schedules:
         await asyncio.to_thread(due.check, schedule, now, self._settings.schedule_period_seconds_min)
         if schedule.at and next(due.times_of(schedule, now).after(now), None) is None:
             raise Refusal("bad_config", f"at = {schedule.at!r}: is over.")
-        if len(schedule.payload.encode()) > self._settings.schedule_payload_bytes_max:
-            raise Refusal("bad_config", f"payload: at most {self._settings.schedule_payload_bytes_max} bytes (schedule_payload_bytes_max).")
+        self._check_payload(schedule)
         kept = await self._store(self._put, namespace, function, schedule, now)
         self.wake()
         return kept
@@ -92,9 +91,12 @@ class Schedules:
         return list(islice(due.times_of(schedule, float(math.floor(now))).after(now), count))
 
     def check(self, tx: sa.Connection, namespace: str, function: str, declared: Iterable[Schedule]) -> None:
-        """Raises Refusal conflict when a manifest with these schedules cannot be taken: another has the name, or there are too many."""
+        """Raises Refusal conflict when a manifest with these schedules cannot be taken (another has the name, or there are too many), and
+        bad_config for a payload that is too large."""
         present = {kept.name for kept in schedules.of(tx, (namespace,), function) if kept.declared}
         wanted = _named(function, declared)
+        for schedule in wanted.values():
+            self._check_payload(schedule)
         for name in wanted.keys() - present:
             if (taken := schedules.get(tx, namespace, name)) is not None:
                 raise Refusal("conflict", f"The schedule {name!r} is there already, for {taken.function!r}; give this one another `name`.")
@@ -125,6 +127,11 @@ class Schedules:
         kept = _as_put(present, namespace, function, schedule, now, declared=False)
         schedules.put(tx, kept)
         return kept
+
+    def _check_payload(self, schedule: Schedule) -> None:
+        most = self._settings.schedule_payload_bytes_max
+        if len(schedule.payload.encode()) > most:
+            raise Refusal("bad_config", f"The payload of {schedule.name!r} has over {most} bytes (schedule_payload_bytes_max).")
 
     def _check_room(self, wanted: int) -> None:
         most = self._settings.schedules_per_namespace_max
