@@ -20,6 +20,7 @@ from bench import (
     overload,
     registry,
     restart,
+    schedule,
     stream,
     sustained,
     warm,
@@ -177,6 +178,7 @@ BENCHMARKS = (
         restart.calls_lost,
     ),
     Benchmark("instance-memory", "own memory (USS) of an idle trivial instance, 200 alive", "MB", "≤ 2 MB", footprint.instance_memory),
+    Benchmark("schedule", "from a schedule's due time to its handler, twenty due at once; p99", "ms", "p99 ≤ 50 ms", schedule.accuracy),
     Benchmark("deploy", "`dayfly deploy` of a changed file to its first answer", "ms", "< 1000 ms", deploy.changed_file),
     Benchmark(
         "idle-platform",

@@ -34,7 +34,7 @@ def test_a_handler_is_searched_for_and_has_no_default_name():
 
 
 def test_every_setting_is_described():
-    assert set(FUNCTION_ABOUT) == set(FunctionConfig.__struct_fields__)
+    assert set(FUNCTION_ABOUT) == set(FunctionConfig.__struct_encode_fields__)
     for struct in (Settings, FunctionConfig):
         assert [field.name for field in fields_of(struct) if not field.about] == []
 

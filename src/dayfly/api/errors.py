@@ -15,6 +15,8 @@ from dayfly.core.model.errors import Refusal
 
 AnyRequest = Request[Any, Any, Any]
 
+DEEP = "while deserializing"  # msgspec's words
+
 _BY_STATUS = {
     401: "unauthorized",
     403: "forbidden",
@@ -52,7 +54,9 @@ def framework_refused(request: AnyRequest, error: HTTPException) -> Response[dic
 
 
 def failed(request: AnyRequest, error: Exception) -> Response[dict[str, object]]:
-    """A defect of ours."""
+    """A defect of ours; but a body that is nested deeper than a decoder goes is the caller's."""
+    if isinstance(error, RecursionError) and DEEP in str(error):
+        return refused(request, Refusal("bad_json", "The body is nested too deep."))
     return refused(request, defect("request_defect", error))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from dayfly.cli import access, calling, calls, completion, functions, output, platform, simulating, storing, watching
+from dayfly.cli import access, calling, calls, completion, functions, output, platform, schedules, simulating, storing, watching
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_OK, EXIT_PLATFORM, EXIT_USAGE, Failure
 from dayfly.cli.options import GLOBAL_NAMES, global_options
 
@@ -54,6 +54,7 @@ functions.register(app)
 calling.register(app)
 calls.register(app)
 access.register(app)
+schedules.register(app)
 watching.register(app)
 simulating.register(app)
 

@@ -43,6 +43,7 @@ FUNCTION_ABOUT = {
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
     "scale": "By what instances are counted, if not by demand: a table; see [scaling.md](scaling.md#a-target-instead-of-demand).",
     "cpu_weight": "Its part of the processors beside other functions, where there is too little for all; 2: twice as much.",
+    "schedule": "What the clock calls it by: `cron`, `rate` or `at`, and more; see [schedules.md](schedules.md).",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
 FILE_ONLY = {
@@ -52,6 +53,7 @@ FILE_ONLY = {
     "limits": "[limits]",
     "scale": "[scale]",
     "async": "[async]",
+    "schedule": "[[schedule]]",
 }  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}

@@ -15,12 +15,13 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from dayfly.control import build, bundle, provisioned
+from dayfly.control import build, bundle, due, provisioned
 from dayfly.control.catalog import Catalog, load_function, open_secrets
 from dayfly.control.events import Deployed, Event, Output, Stage, failed
 from dayfly.control.folders import CODE, LAYER, Folders, Key
 from dayfly.control.link import LinkServer
 from dayfly.control.node_client import NodeClient
+from dayfly.control.schedules import Schedules
 from dayfly.control.vault import Vault
 from dayfly.control.worker import Store
 from dayfly.core.decide import retain, rollout
@@ -42,6 +43,7 @@ USER_ERROR_KEYS = ("errorType", "errorMessage", "stackTrace")
 
 log = structlog.get_logger()
 Emit = Callable[[Event], None]
+Agree = Callable[[sa.Connection, Function], None]
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +75,11 @@ class Deployer:
         self.node: NodeClient
         self.builder: build.Builder
         self.link: LinkServer
+        self.schedules: Schedules
 
-    def introduce(self, node: NodeClient, builder: build.Builder, link: LinkServer) -> None:
-        """The hands that reach other processes."""
-        self.node, self.builder, self.link = node, builder, link
+    def introduce(self, node: NodeClient, builder: build.Builder, link: LinkServer, schedules: Schedules) -> None:
+        """The hands that reach other processes, and who must know what is live."""
+        self.node, self.builder, self.link, self.schedules = node, builder, link, schedules
 
     @asynccontextmanager
     async def changing(self, namespace: str, name: str) -> AsyncIterator[None]:
@@ -111,18 +114,28 @@ class Deployer:
             present = await self._store(_same_as_live, order.namespace, order.name, prepared)
             if present is not None:
                 return _deployed(order, present, prepared.config, clock, missing=await self._missing(prepared.config))
-            self._catalog.routes.check(order.namespace, order.name, prepared.config.route)  # early; what counts is `activate`'s
+            self._catalog.routes.check(
+                order.namespace, order.name, prepared.config.route
+            )  # early; what counts is `agree`, within `activate`
+            await self._store(self.schedules.check, order.namespace, order.name, prepared.config.schedule)
             await self._build(prepared, clock, held)
             number = await self._store(functions.reserve_number, order.namespace, order.name)
             version = _version(order, prepared, number)
             proved = await self._prove(version, clock)
             clock.stage("activate", f"version {number}")
             async with self._catalog.claiming:
-                function = await self._store(activate, version, self._vault, self._settings.versions_kept, self._catalog.check)
+                function = await self._store(activate, version, self._vault, self._settings.versions_kept, self.agree)
                 self._catalog.put(function)
+        self.schedules.wake()
         await self._catalog.wait_applied()
         log.info("deployed", function=order.name, namespace=order.namespace, version=number)
         return _deployed(order, number, prepared.config, clock, proved=proved, missing=proved.missing)
+
+    def agree(self, tx: sa.Connection, function: Function) -> None:
+        """In the transaction that makes `function` as it is: its routes and schedules become those of what is live. Raises Refusal conflict
+        when another has one of them."""
+        self._catalog.check(function)
+        self.schedules.declare(tx, function)
 
     async def _prepare(self, order: Order) -> tuple[Prepared, bundle.Unpacked]:
         """Unpack into a temporary folder and check everything that can be checked without starting anything."""
@@ -141,6 +154,7 @@ class Deployer:
             )
             config = checked_config(table, order.overrides, around)
             provisioned.check(config, time.time())
+            await asyncio.to_thread(due.check_all, config.schedule, time.time(), self._settings.schedule_period_seconds_min)
             await self._check_secret_size(order.namespace, config)
             text = await asyncio.to_thread(build.read_requirements, unpacked.folder)
             layer = await asyncio.to_thread(build.digest_of, text, config.runtime)
@@ -219,8 +233,8 @@ class _Clock:
         return self.seconds
 
 
-def activate(tx: sa.Connection, version: Version, vault: Vault, kept: int, check: Callable[[Function], None]) -> Function:
-    """Keep a proved version, point `live` at it, forget what retention allows; the function as gateways must know it. What `check` refuses
+def activate(tx: sa.Connection, version: Version, vault: Vault, kept: int, agree: Agree) -> Function:
+    """Keep a proved version, point `live` at it, forget what retention allows; the function as gateways must know it. What `agree` refuses
     did not happen."""
     namespace, name = version.namespace, version.function
     functions.add_version(tx, version)
@@ -231,7 +245,7 @@ def activate(tx: sa.Connection, version: Version, vault: Vault, kept: int, check
     functions.drop_versions(tx, namespace, name, dropped)
     function = load_function(tx, vault, namespace, name)
     assert function is not None
-    check(function)
+    agree(tx, function)
     return function
 
 

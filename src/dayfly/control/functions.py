@@ -95,12 +95,14 @@ class Functions:
             if not await self._store(functions.drop_function, namespace, name):
                 raise _unknown(name)
             self._catalog.remove(namespace, name)
+        self._deployer.schedules.wake()
         await self._catalog.wait_applied()
 
     async def _change(self, namespace: str, name: str, change: Callable[[sa.Connection], Alias]) -> Alias:
         async with self._deployer.changing(namespace, name), self._catalog.claiming:
             alias, function = await self._store(self._changed, namespace, name, change)
             self._catalog.put(function)
+        self._deployer.schedules.wake()
         await self._catalog.wait_applied()
         return alias
 
@@ -110,7 +112,7 @@ class Functions:
         alias = change(tx)
         function = load_function(tx, self._vault, namespace, name)
         assert function is not None
-        self._catalog.check(function)  # the version that live goes to may have routes that others took meanwhile
+        self._deployer.agree(tx, function)  # the version that live goes to may have routes that others took meanwhile
         return alias, function
 
 

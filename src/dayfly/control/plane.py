@@ -19,11 +19,13 @@ from dayfly.control.catalog import Catalog, load_all
 from dayfly.control.deploy import Deployer, Order
 from dayfly.control.durable import Durable
 from dayfly.control.events import LAST, Event, Output, failed
+from dayfly.control.firing import Firing
 from dayfly.control.folders import Folders
 from dayfly.control.functions import Functions
 from dayfly.control.link import LinkServer
 from dayfly.control.logs import Logs
 from dayfly.control.node_client import NodeClient
+from dayfly.control.schedules import Schedules
 from dayfly.control.settling import Settler
 from dayfly.control.spill import Spill
 from dayfly.control.statistics import Sums
@@ -33,13 +35,14 @@ from dayfly.control.worker import Store
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
-from dayfly.store import access
+from dayfly.store import access, schedules
 from dayfly.store.blobs import Blobs
 from dayfly.store.durable import open_queue
 from dayfly.store.migrate import installation_id, open_database
 from dayfly.store.places import open_logs, server_of
 
 SWEEP_SECONDS = 60.0
+OVER_SECONDS = 86_400.0  # how long a schedule with `at` is shown when it has fired
 FLOORS_SECONDS = 1.0  # how late a window of provisioned instances may begin or end
 COUNT_SECONDS = 10.0  # how often the number of calls that wait is counted again
 QUOTAS_SECONDS = 1.0  # how old a gateway's knowledge of what others used may be
@@ -71,7 +74,8 @@ class Control:
         self.folders = Folders(layout, self.store)
         self.builder = Builder(self.node, self.folders, settings.build_timeout_seconds)
         self.deployer = Deployer(settings, self.store, self.vault, self.catalog, self.folders)
-        self.deployer.introduce(self.node, self.builder, self.link)
+        self.schedules = Schedules(settings, self.store, self.calls)
+        self.deployer.introduce(self.node, self.builder, self.link, self.schedules)
         self.functions = Functions(self.store, self.vault, self.catalog, self.deployer, (self.sums, self.usage))
         self.access = Access(self.store, self.vault, self.catalog, self.usage)
         self.installation_id = ""
@@ -105,6 +109,7 @@ class Control:
         self._tasks = [
             *self.calls.leasing.start(),
             asyncio.create_task(self.logs.run()),
+            asyncio.create_task(Firing(self.settings, self.store, self.calls, self.schedules).run()),
             asyncio.create_task(self._forever(FLUSH_SECONDS, self.usage.flush)),
             asyncio.create_task(self._forever(SWEEP_SECONDS, self._tidy)),
             asyncio.create_task(self._forever(FLOORS_SECONDS, self._open_windows)),
@@ -160,8 +165,9 @@ class Control:
             emit(last)
 
     async def _tidy(self) -> None:
-        """old logs, folders nobody names, room in files."""
+        """old logs, folders nobody names, schedules that are over, room in files."""
         now = time.time()
+        await self.store(schedules.forget, now - OVER_SECONDS)
         await self.logs.forget(now - self.settings.log_retention_days * 86_400, self.settings.log_records_max)
         await self.folders.sweep(now, time.monotonic())
         await self.store.tidy()

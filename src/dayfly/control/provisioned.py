@@ -1,22 +1,21 @@
 """Windows in which more instances are kept ready (`[[provisioned]]` of dayfly.toml): are they sound, and which are open now.
 
-cronsim reads the expressions and knows daylight saving as Debian's cron does (a time that a spring night skips fires right after it, one
+due.py reads the expressions and knows daylight saving as Debian's cron does (a time that a spring night skips fires right after it, one
 that an autumn night repeats fires once); a window then lasts its seconds of real time. The floors of the moment travel in the catalog
 (`Function.floors`): a gateway that starts anew has them at once, and one whose control is away keeps the last ones.
 Used by control/catalog.py and control/deploy.py. Never touches a store or a clock.
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfoNotFoundError
 
-from cronsim import CronSim, CronSimError
+from cronsim import CronSimError
 
+from dayfly.control.due import Cron, zone_of
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import FunctionConfig, Provisioned, Version
 
 CRON_FIELDS = 5
-CLOCK_CHANGE_SECONDS = 3 * 3600.0
 REMEMBERED_MAX = 10_000  # windows whose next edge is known; beyond, all are worked out again
 
 
@@ -31,7 +30,7 @@ def check(config: FunctionConfig, now: float) -> None:
 
 def _problems(window: Provisioned, now: float) -> Iterator[str]:
     try:
-        zone = _zone(window.timezone)
+        zone = zone_of(window.timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         yield f"timezone = {window.timezone!r}: unknown; names are those of the IANA database, as in 'Europe/Berlin' or 'UTC'."
         return
@@ -39,13 +38,9 @@ def _problems(window: Provisioned, now: float) -> Iterator[str]:
         yield f"cron = {window.cron!r}: must have five fields: minute hour day month weekday, as in '0 8 * * mon-fri'."
         return
     try:
-        next(CronSim(window.cron, datetime.fromtimestamp(now, zone)))
+        next(Cron(window.cron, zone).after(now))
     except (CronSimError, StopIteration) as error:
         yield f"cron = {window.cron!r}: {error or 'never comes'}; five fields: minute hour day month weekday, as in '0 8 * * mon-fri'."
-
-
-def _zone(name: str) -> tzinfo:
-    return UTC if name == "UTC" else ZoneInfo(name)
 
 
 class Floors:
@@ -75,10 +70,9 @@ class Floors:
 
 def _edge(window: Provisioned, now: float) -> tuple[float, bool]:
     """Until when the answer holds, and the answer: whether a beginning lies less than the duration back."""
-    since = now - window.duration_seconds
-    try:  # begun before any hour that the clock repeats: in the middle of one, cronsim cannot know that it fired already
-        starts = CronSim(window.cron, datetime.fromtimestamp(since - CLOCK_CHANGE_SECONDS, _zone(window.timezone)))
-        first = next(at for start in starts if (at := start.timestamp()) > since)
+    try:
+        starts = Cron(window.cron, zone_of(window.timezone))
+        first = next(starts.after(now - window.duration_seconds))
     except (CronSimError, StopIteration, ZoneInfoNotFoundError, ValueError, OSError):
         return float("inf"), False  # it was sound when it was deployed; the machine's time zones may have changed
     return (first + window.duration_seconds, True) if first <= now else (first, False)

@@ -22,7 +22,7 @@ from dayfly.store.database import Database
 if TYPE_CHECKING:
     from dayfly.store.server import Server
 
-REVISIONS: tuple[str, ...] = ("0001", "0002")  # oldest first; each is a file in store/migrations/versions
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003")  # oldest first; each is a file in store/migrations/versions
 HEAD = REVISIONS[-1]
 _WAL_AT, _WAL = 18, 2  # SQLite's file format, 1.3.3: the write version
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -146,3 +146,29 @@ garbage = sa.Table(
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("since", sa.Float, nullable=False),
 )
+
+# What calls functions by the clock. A schedule goes with its function.
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("namespace", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("function", sa.Text, nullable=False),
+    sa.Column("schedule", sa.Text, nullable=False),  # Schedule as JSON
+    sa.Column("declared", sa.Integer, nullable=False),  # 1: by the live version's manifest
+    sa.Column("paused", sa.Integer, nullable=False),
+    sa.Column("anchor", sa.Float, nullable=False),
+    sa.Column("dice", sa.Float, nullable=False),
+    sa.Column("decided", sa.Float, nullable=False),  # core/decide/schedule.py
+    sa.Column("next_at", sa.Float, nullable=True, index=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("last_due", sa.Float, nullable=True),
+    sa.Column("last_call", sa.Text, nullable=False),
+    sa.Column("fired", sa.BigInteger, nullable=False),
+    sa.Column("skipped", sa.BigInteger, nullable=False),
+    sa.Column("missed", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["namespace", "function"], ["functions.namespace", "functions.name"], ondelete="CASCADE"),
+    sa.Index("ix_schedules_function", "namespace", "function"),
+)

@@ -18,6 +18,7 @@ from dayfly.core.manifest.limits import checked_limits
 from dayfly.core.manifest.provisioned import checked_windows
 from dayfly.core.manifest.route import checked_routes
 from dayfly.core.manifest.scale import checked_scale
+from dayfly.core.manifest.schedule import checked_schedules
 from dayfly.core.model.egress import RULES_MAX, Reach, parsed, policy
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import FunctionConfig
@@ -84,6 +85,7 @@ def checked_config(table: Mapping[str, object], overrides: Mapping[str, object],
     values["limits"] = checked_limits(values.get("limits", {}), problems)
     values["scale"] = checked_scale(values.get("scale", {}), problems)
     values["async"] = checked_async(values.get("async", {}), problems)
+    values["schedule"] = checked_schedules(values.get("schedule", ()), problems)
     if "keep_alive_seconds" in values:
         values.setdefault("keep_alive", "fixed")  # an explicit number is a promise
     _check_runtime(values.setdefault("runtime", around.default_runtime), around, problems)

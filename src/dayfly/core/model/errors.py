@@ -44,6 +44,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind("not_found", _C, 404, "Check the address; `dayfly ls` lists functions."),
     ErrorKind("function_not_found", _C, 404, "`dayfly ls` lists the functions of a namespace."),
     ErrorKind("version_not_found", _C, 404, "`dayfly describe NAME` lists versions and aliases."),
+    ErrorKind("schedule_not_found", _C, 404, "`dayfly schedules ls` lists the schedules of a namespace."),
     ErrorKind("method_not_allowed", _C, 405, "Use a method that the Allow header names."),
     ErrorKind("request_timeout", _C, 408, "Send the whole request without long pauses."),
     ErrorKind("conflict", _C, 409, "The message names what stands in the way: change that, then try again."),

@@ -11,6 +11,7 @@ import msgspec
 from dayfly.core.model.durable import Async
 from dayfly.core.model.limits import NO_LIMITS, Limits
 from dayfly.core.model.scale import BY_DEMAND, Scale
+from dayfly.core.model.schedule import Schedule
 
 Egress = Literal["none", "internet", "all"]
 Auth = Literal["token", "none"]
@@ -79,6 +80,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scale: Scale = BY_DEMAND  # how many instances there are, between min_instances and max_instances
     cpu_weight: float = 1.0  # of processor time beside other functions, where there is too little for all
     durable: Async = msgspec.field(default=Async(), name="async")  # how calls that nobody waits for are tried again
+    schedule: tuple[Schedule, ...] = ()  # what the clock calls it by, while this version is live
 
     @property
     def is_application(self) -> bool:

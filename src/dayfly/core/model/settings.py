@@ -140,6 +140,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     build_timeout_seconds: Annotated[float, _about("Time for installing dependencies.", gt=0, le=3600)] = 300.0
     versions_kept: Annotated[int, _about("Newest versions kept per function beside those an alias names.", ge=1)] = 10
 
+    # Schedules (docs/schedules.md)
+    schedules_per_namespace_max: Annotated[int, _about("Schedules of one namespace, those of manifests included.", ge=0)] = 1000
+    schedule_period_seconds_min: Annotated[float, _about("Shortest distance of two due times of one schedule.", ge=1)] = 1.0
+    schedule_payload_bytes_max: Annotated[int, _about("Payload of one schedule.", ge=0, le=262_144)] = 64 * 1024
+    schedule_late_seconds: Annotated[
+        float, _about("How late a firing may be and still be on time; what is later was missed, and `missed` decides.", ge=0.05, le=60)
+    ] = 5.0
+    schedule_missed_max: Annotated[int, _about("Due times that one schedule makes up for at once, the newest.", ge=1, le=500)] = 100
+    schedule_missed_seconds_max: Annotated[float, _about("Age beyond which `missed = all` makes up for nothing.", ge=0)] = 86_400.0
+    schedule_queued_max: Annotated[int, _about("Firings of one schedule with `overlap = queue` that wait or run.", ge=1, le=500)] = 100
+
     # Money: price of what was used, in any currency you like; figures of `dayfly cost`.
     tariff_per_million_calls: Annotated[float, _about("Price of a million calls.", ge=0)] = 0.20
     tariff_per_gb_second: Annotated[float, _about("Price of one GB-second.", ge=0)] = 0.0000166667
