@@ -5,7 +5,6 @@ half a change.
 """
 
 import asyncio
-import os
 import time
 
 import msgspec
@@ -52,9 +51,9 @@ OUTGOING_BYTES_MAX = 8 * 1024 * 1024  # unread by control beyond this: it is stu
 class Link:
     """One gateway's connection to control."""
 
-    def __init__(self, path: str, name: str, parts: tuple[CatalogMirror, Fleet, Ledger, Site]) -> None:
+    def __init__(self, path: str, hello: Hello, parts: tuple[CatalogMirror, Fleet, Ledger, Site]) -> None:
         self._path = path
-        self._name = name
+        self._hello = hello
         self._catalog, self._fleet, self._ledger, self._site = parts
         self._writer: asyncio.StreamWriter | None = None
         self._statistics_at = 0.0
@@ -70,7 +69,7 @@ class Link:
                 continue
             self._writer = writer
             try:
-                self._say(Hello(self._name, os.getpid()))
+                self._say(self._hello)
                 async with asyncio.TaskGroup() as group:
                     flushing = group.create_task(self._flush_forever())
                     await self._listen(reader)
@@ -182,7 +181,7 @@ class Link:
             self._say(
                 Statistics(
                     GatewayStatistics(
-                        gateway=self._name,
+                        gateway=self._hello.gateway,
                         at=time.time(),
                         connections=len(self._site.connections),
                         requests=self._site.requests,
