@@ -9,6 +9,8 @@ import os
 import sys
 
 from dayfly import handover, supervisor
+from dayfly.child import COMMONS
+from dayfly.core.decide.gateways import gateways_of
 
 MODULES = {
     "node": "dayfly.node.server",
@@ -35,13 +37,20 @@ def command(role: str) -> list[str]:
     return [sys.executable, "-I", "-m", "dayfly.app", role]
 
 
-def roles(drain_seconds: float, *, front: bool) -> list[supervisor.Role]:
-    """The roles of one machine, in the order in which they start."""
+def roles(drain_seconds: float, *, front: bool, gateways: int) -> list[supervisor.Role]:
+    """The roles of one machine, in the order in which they start. The gateways are called gateway, gateway-1, gateway-2 …"""
     stops = STOP_SECONDS | dict.fromkeys(LISTENERS, drain_seconds + DRAIN_EXTRA_SECONDS)
     return [
-        supervisor.Role(name, command(name), stop_seconds=stops[name], listeners=LISTENERS.get(name, ()), manners=MANNERS.get(name, ""))
+        supervisor.Role(
+            f"{name}-{slot}" if slot else name,
+            command(f"{name}-{slot}" if slot else name),
+            stop_seconds=stops[name],
+            listeners=(*LISTENERS.get(name, ()), *((COMMONS,) if name == "gateway" and gateways > 1 else ())),
+            manners=MANNERS.get(name, ""),
+        )
         for name, module in MODULES.items()
         if module_exists(module) and (front or name != "front")
+        for slot in range(gateways if name == "gateway" else 1)
     ]
 
 
@@ -62,9 +71,12 @@ def run_supervisor(what: str, more: str = "") -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for all roles: the usual soft limit is 1024, of which an instance takes two
     settings = json.loads(read_settings(held.settings_fd))
     _call_process("dayfly")
+    gateways = gateways_of(settings.get("gateways", 1), len(os.sched_getaffinity(0)))
+    if gateways > 1 and COMMONS not in held.listeners:
+        held.listeners[COMMONS] = os.memfd_create("dayfly-commons")
     facts = {key: settings[key] for key in ("host", "port", "data", "run", "isolation", "log_level", "domain", "front_https_port")}
     return supervisor.Supervisor(
-        roles(settings["drain_timeout_seconds"], front=supervisor.FRONT_TLS in held.listeners),
+        roles(settings["drain_timeout_seconds"], front=supervisor.FRONT_TLS in held.listeners, gateways=gateways),
         held,
         state_file=f"{settings['run']}/{supervisor.STATE_FILE}",
         facts=facts | {"log_file": held.log_file},
@@ -86,7 +98,7 @@ def run_role(name: str) -> int:
         return 1
 
 
-def _run_role(name: str) -> int:
+def _run_role(given: str) -> int:
     import importlib
     from collections.abc import Callable
     from typing import Any
@@ -96,23 +108,25 @@ def _run_role(name: str) -> int:
     from dayfly.core.model.layout import Layout
     from dayfly.core.model.settings import Settings
 
+    name, _, slot = given.partition("-")
     settings = msgspec.json.decode(read_settings(supervisor.SETTINGS), type=Settings)
     os.close(supervisor.SETTINGS)
     layout = Layout(data=settings.data, run=settings.run)
     run: Callable[..., None] = importlib.import_module(MODULES[name]).run
-    _call_process(f"dayfly-{name}")
+    _call_process(f"dayfly-{given}")
     extra: dict[str, Any] = {}
     if name == "gateway":
         import socket
 
         os.set_inheritable(supervisor.LISTENER, False)
         extra["listener"] = socket.socket(fileno=supervisor.LISTENER)
+        extra["slot"] = int(slot or 0)
     elif name == "front":
         extra["listeners"] = LISTENERS[name]
     if name != "node":  # every instance is a fork of the node: what it does not import, nobody carries
         from dayfly import telemetry
 
-        telemetry.configure(name, settings.log_level)
+        telemetry.configure(given, settings.log_level)
     unprivileged = os.geteuid() == 0 and name not in PRIVILEGED
     supervisor_pid = os.getppid()
     if unprivileged or name == "front":

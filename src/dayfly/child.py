@@ -6,7 +6,7 @@ modules of the standard library.
 Descriptors of a child, fixed numbers: LIFELINE (a pipe; one byte means "go", end-of-file means that the supervisor is gone),
 READY (a pipe; the child writes PREPARED_BYTE when it has imported all and waits for its go, then READY_BYTE when it serves, or a message
 why it cannot), SETTINGS (a sealed memfd with the settings as JSON), LISTENER (the public socket, gateway only), FRONT_TLS and FRONT_PLAIN
-(the TLS front's).
+(the TLS front's), COMMONS (memory that several gateways share; gateway only, and only then).
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import os
 import signal
 import time
 
-LIFELINE, READY, SETTINGS, LISTENER, FRONT_TLS, FRONT_PLAIN = 3, 4, 5, 6, 7, 8
+LIFELINE, READY, SETTINGS, LISTENER, FRONT_TLS, FRONT_PLAIN, COMMONS = 3, 4, 5, 6, 7, 8, 9
 FIRST_FREE_FD = 20  # the supervisor keeps its own descriptors at or above this number, clear of those above
 GO_BYTE, PREPARED_BYTE, READY_BYTE = b"g", b"p", b"r"
 RELIEF = signal.SIGUSR1
@@ -32,6 +32,7 @@ class Role:
 
     def __init__(self, name: str, argv: list[str], *, stop_seconds: float, listeners: tuple[int, ...] = (), manners: str = "") -> None:
         self.name = name
+        self.kind = name.partition("-")[0]  # gateway-1 is a gateway
         self.argv = argv
         self.stop_seconds = stop_seconds
         self.listeners = listeners

@@ -155,10 +155,10 @@ class Crew:
     # ---- the end
 
     def _stop_all(self, *, politely: bool = False) -> None:
-        """All roles, last started first; processes of one role together. `politely`: what they are asked on connections that they have
-        they answer as ever, because others will serve after them."""
-        for role in reversed([child.role.name for child in self.children]):
-            same = [child for child in self._everyone() if child.role.name == role]
+        """All roles, last started first; processes of one role, and all gateways, together. `politely`: what they are asked on connections
+        that they have they answer as ever, because others will serve after them."""
+        for kind in reversed(list(dict.fromkeys(child.role.kind for child in self.children))):
+            same = [child for child in self._everyone() if child.role.kind == kind]
             for child in same:
                 if child.pid and (politely or child is not same[0]):
                     send_signal(child.pid, child.role.relief if politely else signal.SIGTERM)

@@ -218,7 +218,8 @@ def test_what_control_says_of_limits_holds_from_the_moment_it_is_confirmed(tmp_p
 
         async with gateway() as rig:
             server = await asyncio.start_unix_server(control, str(tmp_path / "link.sock"))
-            task = asyncio.ensure_future(Link(str(tmp_path / "link.sock"), "g", (rig.catalog, rig.fleet, rig.ledger, rig.site)).run())
+            parts = (rig.catalog, rig.fleet, rig.ledger, rig.site)
+            task = asyncio.ensure_future(Link(str(tmp_path / "link.sock"), link.Hello("g", 1), parts).run())
             await applied.get()
             used = link.UsedToday(day_of(time.time()), [Consumed("default", "hello", calls=8), Consumed("default", "", calls=100)])
             catalog = Catalog(revision=1, functions=(limited(calls_per_day=10), function("free")), tokens=())

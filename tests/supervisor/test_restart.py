@@ -128,3 +128,50 @@ def test_roles_see_the_end_of_a_supervisor_that_is_killed_after_a_restart(start)
     toys.restart(ROLL)
     toys.process.kill()
     toys.wait(lambda: not [pid for pid in toys.pids() if alive(pid)], "the end of all")
+
+
+FIVE = (*FOUR, ("gateway-1", "listens"))
+
+
+def test_of_two_gateways_each_is_restored_and_replaced_on_its_own(start):
+    toys = start(*FIVE)
+    before = {name: toys.pid(name) for name, _ in FIVE}
+    os.kill(before["gateway-1"], signal.SIGKILL)
+    toys.wait(lambda: toys.pid("gateway-1") not in (0, before["gateway-1"]) and toys.state()["roles"]["gateway-1"]["ready"], "its return")
+    assert toys.pid("gateway") == before["gateway"] and alive(before["gateway"])
+    before["gateway-1"] = toys.pid("gateway-1")
+    assert toys.restart(ROLL)["error"] == ""
+    lines = Path(toys.folder, "events").read_text().splitlines()
+    for name in ("gateway", "gateway-1"):
+        assert lines.index(f"{name} ready {toys.pid(name)}") < lines.index(f"{name} relieved {before[name]}")
+    assert not [pid for pid in before.values() if alive(pid)]
+    assert toys.end() == 0
+
+
+def test_a_second_gateway_that_does_not_start_leaves_the_old_one_beside_the_new_first_one(start):
+    toys = start(*FIVE)
+    before = {name: toys.pid(name) for name, _ in FIVE}
+    Path(toys.folder, "gateway-1.ill").touch()
+    assert toys.restart(ROLL)["error"] == "the new gateway-1 did not start: it is ill"
+    assert toys.pid("gateway-1") == before["gateway-1"] and alive(before["gateway-1"])
+    assert toys.pid("gateway") != before["gateway"]
+
+
+def test_gateways_end_at_the_same_time_and_before_all_others(start):
+    """What they have accepted may take its time; they take it together."""
+    toys = start(*FOUR[:3], ("gateway", "stubborn"), ("gateway-1", "stubborn"), stop_seconds=1.0)
+    pids = [toys.pid(name) for name in ("node", "gateway", "gateway-1")]
+    toys.end()
+    ends = [event for event in toys.events() if event.endswith(" term")]
+    assert sorted(ends[:2]) == ["gateway term", "gateway-1 term"] and ends[-1] == "node term"
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def test_everything_is_renewed_with_two_gateways_too(start):
+    toys = start(*FIVE)
+    before = {name: toys.pid(name) for name, _ in FIVE}
+    assert toys.restart(RENEW)["error"] == ""
+    now = {name: toys.pid(name) for name, _ in FIVE}
+    assert not set(before.values()) & set(now.values())
+    assert toys.end() == 0
+    assert not [pid for pid in now.values() if alive(pid)]

@@ -51,10 +51,10 @@ def prepare(settings: Settings) -> Layout:
     return layout
 
 
-def hand_over(layout: Layout, users: Mapping[str, Owner], *, front: bool = False) -> None:
+def hand_over(layout: Layout, users: Mapping[str, Owner], *, front: bool = False, gateways: int = 1) -> None:
     """Make or check the roles' own folders, and give them what other users of the platform's left there: an older Dayfly had one for
     all roles, and who they are depends on `user` and on where DATA lies. Nobody else may be at work in DATA. Raises Failure.
-    `front`: there is a TLS front."""
+    `front`: there is a TLS front; `gateways`: how many there are."""
     control, gateway, egress = users["control"], users["gateway"], users["egress"]
     sockets_mode = 0o2710 if gateway != control else 0o700  # setgid: the sockets in it get the gateway's group
     for path, mode, owner in (
@@ -64,6 +64,7 @@ def hand_over(layout: Layout, users: Mapping[str, Owner], *, front: bool = False
         (layout.builds, 0o711, control),
         (layout.control_sockets, sockets_mode, (control[0], gateway[1])),
         (layout.egress_sockets, 0o700, egress),
+        *([(layout.gateway_sockets, 0o700, gateway)] if gateways > 1 else ()),
         *([(layout.front, 0o700, users["front"])] if front else ()),
     ):
         try:
@@ -91,7 +92,7 @@ def _default_run(data: str) -> str:
 
 
 def _socket_paths(layout: Layout) -> tuple[str, ...]:
-    return (layout.link_socket, layout.api_socket, layout.node_socket, layout.egress_socket)
+    return (layout.link_socket, layout.api_socket, layout.node_socket, layout.egress_socket, layout.gateway_moves_socket(63) + ".new")
 
 
 def _check_socket_lengths(layout: Layout) -> None:
@@ -229,7 +230,7 @@ def remove_sockets(layout: Layout) -> None:
     """Delete what a killed platform left in RUN: sockets, pid file, state. Only called while the lock is ours."""
     from dayfly.supervisor import STATE_FILE
 
-    folders = (layout.run, layout.control_sockets, layout.egress_sockets)
+    folders = (layout.run, layout.control_sockets, layout.egress_sockets, layout.gateway_sockets)
     sockets = [path for folder in folders for path in Path(folder).glob("*.sock")]
     for path in (*sockets, Path(layout.pid_file), Path(layout.run, STATE_FILE)):
         with suppress(FileNotFoundError, NotADirectoryError):

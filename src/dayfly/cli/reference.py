@@ -92,6 +92,10 @@ def _field(field: Any) -> Field:
         default = ""
     if isinstance(inner, shapes.UnionType):
         words = [str(value) for part in inner.types if isinstance(part, shapes.LiteralType) for value in part.values]
+        numbers = next((part for part in inner.types if isinstance(part, shapes.IntType | shapes.Metadata)), None)
+        if words and numbers is not None:
+            bounded = numbers.type if isinstance(numbers, shapes.Metadata) else numbers
+            return Field(field.name, "|".join([*words, "number"]), default, _bounds(field.name, bounded), about)
         if not words:
             return Field(name, "table", default, "", about)
         return Field(name, "|".join([*words, "list"]), default, "", about)

@@ -20,6 +20,7 @@ import msgspec
 from dayfly import __version__, app, supervisor
 from dayfly.cli import database, directories, output, profile, running
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_PLATFORM, Failure
+from dayfly.core.decide.gateways import gateways_of
 from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire import caddy
@@ -91,10 +92,12 @@ def prepare(settings: Settings) -> Prepared:
             locks.append(lock(layout))
             undo.callback(os.close, locks[-1])
         running.clear(layout)
-        directories.hand_over(layout, users, front=bool(settings.domain))
+        gateways = gateways_of(settings.gateways, len(os.sched_getaffinity(0)))
+        directories.hand_over(layout, users, front=bool(settings.domain), gateways=gateways)
         database.leave(layout, url, users["control"])
         running.write_pid(locks[0], layout, os.getpid())
         undo.pop_all()
+    settings = msgspec.structs.replace(settings, gateways=gateways)
     return Prepared(_as_it_is(settings, layout, [listener.getsockname()[:2] for listener in listeners]), layout, listeners, locks)
 
 

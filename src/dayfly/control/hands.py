@@ -5,14 +5,15 @@ Memory only: nothing is settled from it, and a control that starts anew has none
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from dayfly.control.settling import Hand
 from dayfly.control.spill import decode_stored
+from dayfly.core.decide import share
 from dayfly.core.decide.lanes import Window
 from dayfly.core.model.durable import LeasedCall, Ran, split_lane
 from dayfly.core.wire.durable import with_lineage
-from dayfly.core.wire.link import Run
+from dayfly.core.wire.link import Hello, Run
 from dayfly.store.queue import Item, Lease
 
 Key = tuple[str, int]
@@ -138,3 +139,17 @@ def in_messages(calls: Sequence[LeasedCall]) -> Iterator[Run]:
             part, size = [], 0
     if part:
         yield Run(part)
+
+
+def homes_of(lanes: Iterable[str], hellos: Mapping[str, Hello], load: Mapping[str, int], limited: Container[str]) -> dict[str, str]:
+    """By lane, the gateway (of `hellos`) that is its function's home, or stands in for it: its limits are counted there. Of two in one
+    place, one of which leaves, who has the fewest. `limited`: namespaces whose functions live together."""
+    if not hellos:
+        return {}
+    most = max(max(hello.gateways, hello.slot + 1) for hello in hellos.values())
+    homes = {}
+    for lane in lanes:
+        namespace, function = split_lane(lane)
+        order = share.order(namespace, function, most, together=namespace in limited)
+        homes[lane] = min(hellos, key=lambda name: (order.index(hellos[name].slot), load[name]))
+    return homes

@@ -1,9 +1,9 @@
 """The other half of durable calls: which are leased when, to which gateway, and what is done with their outcomes.
 
-One task leases: woken by what is put or settled and by the next due time, it asks core/decide/lanes.py how many of which lane, and sends
-them to the gateway that has the fewest. One task keeps house: it extends what connected gateways hold, settles as lost what nobody holds
-any more, buries what nobody ran in time, forgets what is old. A gateway that comes back says what it still holds; what it does not
-name is lost. Nothing is settled from memory alone: the queue believes only the present epoch.
+One task leases: woken by what is put or settled and by the next due time, it asks core/decide/lanes.py how many of which lane, and
+sends them to the gateways that are their functions' homes. One task keeps house: it extends what connected gateways hold, settles as
+lost what nobody holds any more, buries what nobody ran in time, forgets what is old. A gateway that comes back says what it still holds;
+what it does not name is lost. Nothing is settled from memory alone: the queue believes only the present epoch.
 Never runs a call. Made by control/plane.py; called by link.py (messages of gateways) and calls.py.
 """
 
@@ -18,7 +18,7 @@ import structlog
 
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
-from dayfly.control.hands import Due, Hands, Key, hand_of, in_messages, leased
+from dayfly.control.hands import Due, Hands, Key, hand_of, homes_of, in_messages, leased
 from dayfly.control.settling import Hand, Settler
 from dayfly.control.spill import Spill
 from dayfly.core.decide.lanes import Shares
@@ -26,7 +26,7 @@ from dayfly.core.decide.rollout import live_config
 from dayfly.core.model.durable import CALLBACK, LeasedCall, Outcome, Ran, split_lane
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
-from dayfly.core.wire.link import CancelRun, Heard, Holding, ToGateway
+from dayfly.core.wire.link import CancelRun, Heard, Hello, Holding, ToGateway
 from dayfly.store.queue import RECLAIM_MAX, Lease, Settlement
 
 LEASE_BATCH = 512
@@ -46,6 +46,8 @@ log = structlog.get_logger()
 
 class Gateway(Protocol):
     """A connected gateway (control/link.py Peer)."""
+
+    hello: Hello
 
     @property
     def name(self) -> str: ...
@@ -258,16 +260,18 @@ class Leasing:
             return 0
         config, settings = live_config(function), self._settings
         share = int(settings.async_share * config.max_instances * config.concurrency)
-        slots = max(1, min(share, config.durable.concurrency or settings.async_concurrency)) * takers
+        slots = max(1, min(share, config.durable.concurrency or settings.async_concurrency))
         return window.room(slots, ahead=config.durable.idempotent)
 
     def _give(self, leases: Sequence[Lease], now: float) -> None:
-        """Each to the gateway that has the fewest, in few messages; large bodies are fetched first."""
+        """Each to the gateway that is its function's home, in few messages; large bodies are fetched first."""
         takers = [name for name in self._gateways if name not in self._closing]
+        hellos = {name: self._gateways[name].hello for name in takers}
+        homes = homes_of({lease.lane for lease in leases}, hellos, self.hands.load, self._catalog.limits)
         runs: dict[str, list[LeasedCall]] = {}
         for lease in leases:
             is_callback = lease.lane.endswith(CALLBACK)
-            hand = hand_of(lease, min(takers, key=lambda name: self.hands.load[name]) if takers and not is_callback else "", now)
+            hand = hand_of(lease, homes.get(lease.lane, "") if not is_callback else "", now)
             self.hands.hold(hand)
             if hand.stored.kind == "callback":
                 self._spawn(self._call_back(hand))

@@ -21,6 +21,7 @@ from dayfly.control.catalog import Catalog
 from dayfly.control.logs import Logs
 from dayfly.control.statistics import GatewayKey, Sums
 from dayfly.control.usage import Usage
+from dayfly.core.decide import share
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Function
 from dayfly.core.wire import link
@@ -45,8 +46,9 @@ class DurableCalls(Protocol):
 class Peer:
     """One connected gateway."""
 
-    def __init__(self, key: GatewayKey, writer: asyncio.StreamWriter) -> None:
-        self.key = key
+    def __init__(self, hello: link.Hello, writer: asyncio.StreamWriter) -> None:
+        self.key: GatewayKey = (hello.gateway, hello.pid)
+        self.hello = hello
         self.outbox: asyncio.Queue[link.ToGateway] = asyncio.Queue(OUTBOX_MAX)
         self.proofs: dict[int, asyncio.Future[link.Proved]] = {}
         self._writer = writer
@@ -120,7 +122,7 @@ class LinkServer:
 
     async def prove(self, function: Function, number: int, timeout_seconds: float) -> link.Proved:
         """Let a gateway start one instance of version `number`. Raises Refusal start_failed when none can or answers."""
-        peer = await self._any_peer()
+        peer = await self._home(function)
         request = next(self._requests)
         proof = peer.proofs[request] = asyncio.get_running_loop().create_future()
         peer.tell(link.Prove(request, function, number))
@@ -131,8 +133,8 @@ class LinkServer:
         finally:
             del peer.proofs[request]
 
-    async def _any_peer(self) -> Peer:
-        """The gateway with the fewest proofs; waits a moment for one to connect."""
+    async def _home(self, function: Function) -> Peer:
+        """The gateway that is the function's home, or stands in for it; waits a moment for one to connect."""
         try:
             async with asyncio.timeout(CONNECT_WAIT_SECONDS):
                 while not self.peers:
@@ -140,7 +142,9 @@ class LinkServer:
                     await self._joined.wait()
         except TimeoutError:
             raise Refusal("start_failed", "No gateway is connected, so the new version cannot be tried.") from None
-        return min(self.peers.values(), key=lambda peer: len(peer.proofs))
+        gateways = max(max(peer.hello.gateways, peer.hello.slot + 1) for peer in self.peers.values())
+        order = share.order(function.namespace, function.name, gateways, together=function.namespace in self._catalog.limits)
+        return min(self.peers.values(), key=lambda peer: (order.index(peer.hello.slot), len(peer.proofs)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -161,7 +165,7 @@ class LinkServer:
         if not isinstance(hello, link.Hello) or len(self.peers) >= GATEWAYS_MAX:
             log.error("link_refused", gateways=len(self.peers))
             return
-        peer = Peer((hello.gateway, hello.pid), writer)
+        peer = Peer(hello, writer)
         self._replace(peer)
         for message in self._catalog.listen(peer.tell):
             peer.tell(message)

@@ -41,12 +41,12 @@ from dayfly.runtime.frames import ROOT_LINE, ROUTE_LINE
 REMEMBERED_TARGETS_MAX = 4096
 REMEMBERED_TOKENS_MAX = 64  # of one address
 CLIENT_CONTEXT_BYTES_MAX = 3583
-_EVENT_PREFIX = PREFIX.encode()
-_ASYNC_PREFIX = b"/async-function/"
+EVENT_PREFIX = PREFIX.encode()
+ASYNC_PREFIX = b"/async-function/"
 ASYNC = "async"
 DRY_RUN = b"DryRun"
-_INVOKE = re.compile(rb"/api/v1/functions/([^/?]+)/invoke(?:\?(.*))?")
-_CONNECTION = re.compile(rb"/api/v1/connections/([A-Za-z0-9_-]{1,64})")
+INVOKE_PATH = re.compile(rb"/api/v1/functions/([^/?]+)/invoke(?:\?(.*))?")
+CONNECTION_PATH = re.compile(rb"/api/v1/connections/([A-Za-z0-9_-]{1,64})")
 _JSON_TEXT = b"content-type: application/json\r\n"
 
 
@@ -101,13 +101,13 @@ class Dispatch:
         raw = request.target
         way = self._ways.get(raw)
         if way is None:
-            if raw.startswith(_EVENT_PREFIX):
-                way = self._remember(raw, _event_target(raw))
-            elif raw.startswith(_ASYNC_PREFIX):
-                return self._open_event(request, Way(_event_target(_EVENT_PREFIX + raw[len(_ASYNC_PREFIX) :])), "openfaas")
-            elif match := _INVOKE.fullmatch(raw):
-                way = self._remember(raw, _invoke_target(match[1].decode("latin-1"), match[2]))
-            elif match := _CONNECTION.fullmatch(raw):
+            if raw.startswith(EVENT_PREFIX):
+                way = self._remember(raw, event_target(raw))
+            elif raw.startswith(ASYNC_PREFIX):
+                return self._open_event(request, Way(event_target(EVENT_PREFIX + raw[len(ASYNC_PREFIX) :])), "openfaas")
+            elif match := INVOKE_PATH.fullmatch(raw):
+                way = self._remember(raw, invoke_target(match[1].decode("latin-1"), match[2]))
+            elif match := CONNECTION_PATH.fullmatch(raw):
                 return self._manage(request, match[1].decode())
             elif raw == b"/healthz":
                 return _health(request)
@@ -180,7 +180,7 @@ class Dispatch:
             lines += more
         return b"\n".join(lines)
 
-    def _host(self, request: Request) -> str:
+    def host(self, request: Request) -> str:
         """The host that the client asked for, as far as anybody who is believed says so."""
         if self._proxies and self._proxies.trusts(request.connection.peer) and (host := last(request.header(b"x-forwarded-host"))):
             return host
@@ -194,7 +194,7 @@ class Dispatch:
         path, _, query = request.target.partition(b"?")
         if not routes or not request.target.isascii():
             return None
-        host, method = self._host(request), request.method.decode()
+        host, method = self.host(request), request.method.decode()
         if method == "OPTIONS" and (wanted := request.header(b"access-control-request-method")):
             with contextlib.suppress(Refusal):  # the function that would take the call is asked, if there is one
                 asked = routes.find(host, wanted.decode("latin-1"), path.decode())
@@ -298,7 +298,7 @@ class Dispatch:
         return StreamReply if streams else door
 
 
-def _event_target(raw: bytes) -> Target:
+def event_target(raw: bytes) -> Target:
     """/function/…; raises Refusal bad_request or bad_name."""
     try:
         return parse_target(raw.decode("ascii"))
@@ -306,7 +306,7 @@ def _event_target(raw: bytes) -> Target:
         raise Refusal("bad_request", "The request target holds bytes that must be percent-encoded.") from None
 
 
-def _invoke_target(name: str, query: bytes | None) -> Target:
+def invoke_target(name: str, query: bytes | None) -> Target:
     """/api/v1/functions/NAME/invoke; its path is "", which no event's is, and its query is its mode. Raises Refusal bad_name."""
     namespace, function = split_qualified(name)
     qualifier, mode = LIVE, ""

@@ -67,14 +67,14 @@ class Limiter:
     def __init__(self, round_ms: int) -> None:
         self._round_ms = round_ms
         self._tallies: dict[tuple[str, str], limit.Tally] = {}
-        self._namespaces: dict[str, Limits] = {}
+        self.namespaces: dict[str, Limits] = {}  # those that have some
 
     def gate(self, version: Version) -> Gate | None:
         """What calls of this version have to pass; None when nothing is limited."""
         sides = []
         for scope, function, limits in (
             ("function", version.function, version.config.limits),
-            ("namespace", "", self._namespaces.get(version.namespace, NO_LIMITS)),
+            ("namespace", "", self.namespaces.get(version.namespace, NO_LIMITS)),
         ):
             if limits.any:
                 tally = self._tallies.setdefault((version.namespace, function), limit.Tally())
@@ -83,16 +83,16 @@ class Limiter:
 
     def replace(self, namespaces: dict[str, Limits], functions: Iterable[tuple[str, str]]) -> None:
         """What there is now: namespaces with limits, and all functions. Tallies of others go."""
-        self._namespaces = dict(namespaces)
+        self.namespaces = dict(namespaces)
         keep = {*functions, *((name, "") for name in namespaces)}
         self._tallies = {key: tally for key, tally in self._tallies.items() if key in keep}
 
     def set_namespace(self, namespace: str, limits: Limits) -> None:
         """Other limits, or none, for a namespace."""
         if limits.any:
-            self._namespaces[namespace] = limits
+            self.namespaces[namespace] = limits
         else:
-            self._namespaces.pop(namespace, None)
+            self.namespaces.pop(namespace, None)
             self._tallies.pop((namespace, ""), None)
 
     def remove_function(self, namespace: str, function: str) -> None:
@@ -105,4 +105,4 @@ class Limiter:
             self._tallies.setdefault((it.namespace, it.function), limit.Tally()).days.told(day, it)
 
     def __repr__(self) -> str:
-        return f"<Limiter {len(self._tallies)} tallies, {len(self._namespaces)} namespaces with limits>"
+        return f"<Limiter {len(self._tallies)} tallies, {len(self.namespaces)} namespaces with limits>"

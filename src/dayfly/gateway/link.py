@@ -5,7 +5,6 @@ half a change.
 """
 
 import asyncio
-import os
 import time
 from typing import Protocol
 
@@ -63,9 +62,9 @@ class Listener(Protocol):
 class Link:
     """One gateway's connection to control."""
 
-    def __init__(self, path: str, name: str, parts: tuple[CatalogMirror, Fleet, Ledger, Site]) -> None:
+    def __init__(self, path: str, hello: Hello, parts: tuple[CatalogMirror, Fleet, Ledger, Site]) -> None:
         self._path = path
-        self._name = name
+        self._hello = hello
         self._catalog, self._fleet, self._ledger, self._site = parts
         self._writer: asyncio.StreamWriter | None = None
         self._statistics_at = 0.0
@@ -82,7 +81,7 @@ class Link:
                 continue
             self._writer = writer
             try:
-                self.say(Hello(self._name, os.getpid()))
+                self.say(self._hello)
                 for listener in self.listeners:
                     listener.linked()
                 async with asyncio.TaskGroup() as group:
@@ -203,7 +202,7 @@ class Link:
             self.say(
                 Statistics(
                     GatewayStatistics(
-                        gateway=self._name,
+                        gateway=self._hello.gateway,
                         at=time.time(),
                         connections=len(self._site.connections),
                         requests=self._site.requests,

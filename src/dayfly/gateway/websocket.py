@@ -41,7 +41,9 @@ Admit = Callable[[Request], Reply]  # a call's reply, admitted now; raises Refus
 
 
 class Sockets(dict[str, "Socket"]):
-    """Those that are open on this gateway, by connection id."""
+    """Those that are open on this gateway, by connection id. `prefix`: what the ids begin with, where several gateways hold some."""
+
+    prefix = ""
 
 
 class SocketReply(EventReply):
@@ -102,7 +104,7 @@ class Socket(asyncio.Protocol):
     receiving = False  # what comes is calls, and those are counted
 
     def __init__(self, request: Request, namespace: str, head: bytes, admit: Admit, sockets: Sockets) -> None:
-        self.id = secrets.token_urlsafe(12)
+        self.id = sockets.prefix + secrets.token_urlsafe(12)
         self.peer = request.connection.peer
         self.deadline = float("inf")
         self.opened_at = self.heard_at = 0.0

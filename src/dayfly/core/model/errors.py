@@ -62,6 +62,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind("version_not_supported", _C, 505, "Speak HTTP/1.1; HTTP/2 and TLS are for a proxy in front."),
     ErrorKind("function_error", _F, 502, "The function raised: `dayfly logs NAME --call ID` shows the traceback."),
     ErrorKind("function_crashed", _F, 502, "The instance ended during the call (exit, crash or memory limit); the call may have run."),
+    ErrorKind("gateway_lost", _P, 502, "A gateway ended during the call, which may have run; another takes its place."),
     ErrorKind("function_bad_answer", _F, 502, "The handler returned something that is no valid HTTP answer."),
     ErrorKind("function_timeout", _F, 504, "The function ran past its timeout: make it faster or raise `timeout_seconds`."),
     ErrorKind("rate_limited", Fault.CAPACITY, 429, "Slow down, or raise the `rate_per_second` or `burst` that `reason` names.", True),

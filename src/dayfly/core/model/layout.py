@@ -10,6 +10,7 @@ Owners when started by root (C, G, E, F = users and groups of control, gateway, 
     DATA/front/       F    0700   certificates, their keys, the TLS front's configuration; only with `domain`
     RUN/              root 0711   node.sock (C:G 0660), node-N.lock (berths), supervisor.pid, supervisor.lock, state.json
     RUN/control/      C:G  2710   link.sock, api.sock (C:G 0660: control listens, the gateway connects)
+    RUN/gateway/      G    0700   N.sock and N.move.sock of each gateway, where there are several
     RUN/egress/       E    0700   egress.sock (0600: the broker listens, the node, as root, connects)
 
 Without root, everything belongs to the one user; node.sock is 0600 then, RUN/control 0700, and its sockets 0600.
@@ -92,6 +93,18 @@ class Layout(msgspec.Struct, frozen=True):
     @property
     def node_socket(self) -> str:
         return f"{self.run}/node.sock"
+
+    @property
+    def gateway_sockets(self) -> str:
+        return f"{self.run}/gateway"
+
+    def gateway_socket(self, slot: int) -> str:
+        """Where the other gateways reach this one, when there are several."""
+        return f"{self.gateway_sockets}/{slot}.sock"
+
+    def gateway_moves_socket(self, slot: int) -> str:
+        """And where they hand clients over to it."""
+        return f"{self.gateway_sockets}/{slot}.move.sock"
 
     @property
     def pid_file(self) -> str:

@@ -36,6 +36,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "auto"
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("The platform's own log.")] = "info"
+    gateways: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=64)] | Literal["auto"],
+        _about("Processes that answer calls, all on the one port; auto: one for every four cores."),
+    ] = "auto"
     metrics_auth: Annotated[Literal["token", "none"], _about("Whether /metrics needs a token with the read verb.")] = "token"
 
     # HTTP

@@ -17,10 +17,12 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """First message of a gateway."""
+    """First message of a gateway. `slot`: which of how many it is."""
 
     gateway: str
     pid: int
+    slot: int = 0
+    gateways: int = 1
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
