@@ -40,7 +40,8 @@ COMMANDS = {
     "top": ["top", "--once"],
     "cost": ["cost", "--from", "2026-01-01"],
 }
-LOCAL = {"up", "down", "restart", "status", "doctor", "new", "deploy", "dev", "simulate"}  # tried elsewhere in this folder, or need a path
+# Tried elsewhere in this folder, or need a path.
+LOCAL = {"up", "down", "restart", "status", "doctor", "backup", "restore", "new", "deploy", "dev", "simulate"}
 
 
 def tree(group: click.Group, above: str = "") -> dict[str, click.Command]:

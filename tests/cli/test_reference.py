@@ -1,10 +1,11 @@
 """docs/configuration.md is what the structs say, and the doctor knows every wall."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from dayfly.cli.machine import EXTRAS, WALLS
+from dayfly.cli.machine import EXTRAS, WALLS, processors
 from dayfly.cli.reference import FUNCTION_ABOUT, fields_of, main, page
 from dayfly.core.decide import isolate
 from dayfly.core.model.function import FunctionConfig
@@ -41,3 +42,17 @@ def test_every_setting_is_described():
 def test_the_doctor_can_explain_every_wall():
     assert set(WALLS) == {*isolate.WALLS, "egress_internet"}
     assert set(EXTRAS) == set(isolate.EXTRAS)
+
+
+def test_the_doctor_says_how_it_would_know_that_processors_are_short(tmp_path):
+    (hidden,) = processors(str(tmp_path))
+    assert hidden.state == "warning" and "hidden" in hidden.found
+    process = tmp_path / "proc" / str(os.getpid())
+    process.mkdir(parents=True)
+    (process / "stat").write_text(Path("/proc/self/stat").read_text())
+    (guessed,) = processors(str(tmp_path))
+    assert guessed.state == "warning" and "no /proc/pressure/cpu" in guessed.found and guessed.remedy
+    (tmp_path / "proc/pressure").mkdir()
+    (tmp_path / "proc/pressure/cpu").write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=7\n")
+    (counted,) = processors(str(tmp_path))
+    assert counted.state == "ok" and counted.costs == ""

@@ -174,5 +174,5 @@ def test_status_and_down_without_a_directory_mean_the_platform_that_was_started_
 
 def test_the_doctor_looks_without_a_platform(machine):
     checks = json.loads(machine("doctor", "--json").stdout)["checks"]
-    assert {check["group"] for check in checks} >= {"isolation", "ports", "disk", "limits", "versions"}
+    assert {check["group"] for check in checks} >= {"isolation", "ports", "disk", "limits", "processors", "versions"}
     assert all(check["remedy"] and check["costs"] for check in checks if check["state"] == "missing")

@@ -120,3 +120,12 @@ def test_starts_that_have_just_begun_are_few_and_old_ones_make_room():
     starts.begun(0.003)
     assert not starts.may_begin(0.004)
     assert starts.next(FRESH_SECONDS + 0.01) == "busy", "and so do those that only wait"
+
+
+def test_imports_of_half_a_second_do_not_keep_short_starts_waiting() -> None:
+    """Two functions want many starts: those of the one take fifty times as long, so it gets one for fifty of the other."""
+    starts: Starts[str] = Starts(1000, cost=lambda version: 0.5 if version == "heavy" else 0.01)
+    starts.ask("heavy", 300, is_first=False)
+    starts.ask("light", 300, is_first=False)
+    order = begin_all(starts)[:102]
+    assert (order.count("heavy"), order.count("light")) == (2, 100)

@@ -4,6 +4,7 @@ nobody but control sees."""
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,32 @@ def test_control_killed_while_the_server_is_away_comes_back_with_it(on_postgres:
     assert set(load.statuses) == {200} and not load.broken and not load.wrong, load
 
 
+AT_COMMIT = """
+CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON namespaces DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION cut();
+"""
+
+
+def test_a_commit_that_nobody_confirmed_makes_control_read_the_store_anew(
+    on_postgres: OnPostgres, postgres: str, postgres_server: Server
+) -> None:
+    platform = on_postgres
+    platform.put("steady", ECHO.format(version=1))
+    database = postgres.partition("@/")[2].partition("?")[0]
+    postgres_server.sql(AT_COMMIT, database)
+    before = platform.roles()["control"]
+    with Load(platform, "steady", threads=2) as load:
+        load.wait_answers(5)
+        with pytest.raises(CommandFailed, match="not known"):
+            platform.cli("namespace", "create", "perhaps")
+        postgres_server.sql("DROP TRIGGER cut ON namespaces", database)
+        platform.wait_for("control is another one", lambda: platform.roles()["control"] not in (0, before) and _served(platform))
+        platform.cli("namespace", "create", "surely")
+        load.wait_answers(5)
+    assert set(load.statuses) == {200} and not load.broken and not load.wrong, load
+    assert "perhaps" not in platform.cli("namespace", "ls") and "control_renews" in platform.log_text()
+
+
 def _served(platform: Platform) -> bool:
     return platform.request("GET", "/api/v1/functions").status == 200
 
@@ -201,6 +228,33 @@ def test_what_cannot_be_a_database_is_said_without_its_password(tmp_path: Path, 
             platform.cli("up", "-d", "--port=0", f"--data={platform.data}", "--database=postgresql://u:hush@h/d")
     finally:
         platform.close()
+
+
+def test_doctor_and_backup_know_where_the_store_is(on_postgres: OnPostgres, postgres_server: Server) -> None:
+    """Also without the variable: the data directory says so. The backup has what lies here, and says what does not."""
+    platform = on_postgres
+    platform.put("steady", ECHO.format(version=1))
+    told, platform.told = platform.told, ""
+    document = json.loads(platform.cli("doctor", "--store", "--data", str(platform.data), "--json"))
+    facts = document["store"]["postgresql"]
+    assert document["ok"] and facts["version"].startswith("1") and facts["fsync"] and facts["schema"] and facts["round_trip_ms"] > 0
+    assert "logs" in facts["tables_bytes"] and postgres_server.password not in json.dumps(document)
+    archive = platform.folder / "files" / "backup"
+    archive.parent.mkdir(exist_ok=True)
+    if platform.as_uid:
+        os.chown(archive.parent, platform.as_uid, platform.as_uid)
+    said = json.loads(platform.cli("backup", str(archive), "--data", str(platform.data), "--json"))
+    assert said["database"] == "postgresql" and postgres_server.password.encode() not in archive.read_bytes()
+    platform.stop()
+    shutil.rmtree(platform.data)
+    platform.cli("restore", str(archive), "--data", str(platform.data))
+    platform.told = told
+    platform.start()
+    assert platform.invoke("steady", {"sent": 1}).json()["version"] == 1
+    postgres_server.stop()
+    document = json.loads(platform.cli("doctor", "--store", "--data", str(platform.data), "--json", status=5))
+    assert "cannot be reached" in json.dumps(document["checks"])
+    postgres_server.start()
 
 
 def test_a_directory_whose_functions_are_in_postgresql_does_not_start_without_it(on_postgres: OnPostgres) -> None:

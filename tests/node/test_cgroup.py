@@ -84,9 +84,13 @@ def test_v2_limits_and_usage(fake: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert group is not None
     folder = group.unique[0]
     assert list(group.descriptors) == ["cgroup"]
-    wanted = {"memory.max": str(128 << 20), "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "64", "cpu.weight": "12"}
-    wanted |= {"io.weight": "12", "cpu.max": ""}
+    wanted = {"memory.max": str(128 << 20), "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "64", "cpu.weight": "100"}
+    wanted |= {"io.weight": "100", "cpu.max": ""}
     assert {name: (folder / name).read_text() for name in wanted} == wanted
+    for permille, text in ((2500, "250"), (20, "2"), (1, "1"), (1000, "100")):
+        (folder / "cpu.weight").write_text("")  # a file of the kernel has no old content behind the new
+        group.weigh(permille)
+        assert (folder / "cpu.weight").read_text() == text
     (folder / "cpu.stat").write_text("usage_usec 4711\nuser_usec 1\n")
     (folder / "memory.peak").write_text("5000000\n")
     (folder / "memory.events").write_text("low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n")

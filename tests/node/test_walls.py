@@ -11,6 +11,7 @@ import pytest
 
 import dayfly
 from dayfly.core.decide import isolate
+from dayfly.core.wire import node as wire
 from dayfly.core.wire.node import Kill
 from dayfly.sandbox import mounts
 from tests.node.handlers import ECHO, LIBRARIES, LOOK
@@ -152,6 +153,13 @@ def test_groups(rig: Rig, client: Client) -> None:
     assert len({Path(paths[name]).name for name in ("memory", "pids", "cpu")}) == 1
     if folders := [path for path in rig.cgroups() if "blkio" in str(path)]:
         assert Path(paths["blkio"]).name == folders[0].name
+    shares = folder / Path(paths["cpu"]).name / "cpu.shares"
+    usual = int(shares.read_text())
+    client.send(wire.Weigh({instance.name: 250, "somebody-else": 1}))
+    assert instance.call(1) == 1  # and one message later the node has heard the first
+    client.send(wire.Weigh({instance.name: 500}))
+    client.run(rig.code(ECHO))
+    assert int(shares.read_text()) == usual // 2
 
 
 @pytest.mark.parametrize("rig", ALL, indirect=True)

@@ -199,6 +199,22 @@ def test_a_kill_is_reported_once_and_a_second_or_unknown_one_is_ignored(make: Ca
 
 
 @pytest.mark.parametrize("make", PLACES)
+def test_weights_of_the_living_the_dead_and_strangers_are_taken_and_nobody_is_harmed(make: Callable) -> None:
+    async def story(place: Place) -> None:
+        place.start("a-1")
+        place.start("a-2")
+        await until(lambda: place.kinds().count(frames.READY) == 2)
+        place.provider.kill("a-2")
+        await until(lambda: place.exited)
+        place.provider.weigh({"a-1": 500, "a-2": 500, "nobody": 1})
+        place.offer({"x": 1})
+        await until(lambda: frames.RESULT in place.kinds())
+        assert place.lost == 0 and len(place.exited) == 1
+
+    play(make, story)
+
+
+@pytest.mark.parametrize("make", PLACES)
 def test_a_start_can_be_cancelled_before_it_is_ready(make: Callable) -> None:
     async def story(place: Place) -> None:
         place.start("a-1")

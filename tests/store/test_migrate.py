@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from dayfly.core.model.errors import Refusal
-from dayfly.store import access, functions, migrate, schema
+from dayfly.store import access, functions, migrate, room, schema
 from dayfly.store.database import Database
 from dayfly.store.logs_sqlite import SqliteLogs
 
@@ -150,3 +151,32 @@ def test_a_read_only_folder_is_said_and_unchanged(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == names
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_database_gets_smaller_when_much_was_removed(tmp_path: Path) -> None:
+    database = migrate.open_database(tmp_path / "x.db", 1.0)
+    for number in range(40):
+        with database.transaction() as tx:
+            access.put_secret(tx, "default", f"S{number}", b"x" * 200_000, 1.0)
+    with database.transaction() as tx:
+        for number in range(40):
+            access.drop_secret(tx, "default", f"S{number}")
+    before = (tmp_path / "x.db").stat().st_size
+    while database.tidy():
+        pass
+    assert (tmp_path / "x.db").stat().st_size < before / 2 and room.wal_bytes(tmp_path / "x.db") == 0
+    with database.transaction() as tx:
+        assert access.namespace_names(tx) == ["default"]
+    database.close()
+
+
+def test_a_file_that_a_release_before_made_gives_room_back_from_now_on(tmp_path: Path) -> None:
+    migrate.open_database(tmp_path / "x.db", 1.0).close()
+    with closing(sqlite3.connect(tmp_path / "x.db")) as db:
+        db.executescript("PRAGMA auto_vacuum=0; PRAGMA journal_mode=DELETE; VACUUM; PRAGMA journal_mode=WAL")
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+    database = migrate.open_database(tmp_path / "x.db", 1.0)
+    with database.transaction() as tx:
+        assert tx.exec_driver_sql("PRAGMA auto_vacuum").scalar() == room.INCREMENTAL
+        assert access.namespace_names(tx) == ["default"]
+    database.close()

@@ -1,8 +1,10 @@
 """store/server.py and database.py on a real PostgreSQL: absence, doubt, locks, full disks, foreign databases, what is told of each."""
 
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -148,32 +150,26 @@ def test_names_are_sorted_by_code_point_whatever_the_servers_locale(postgres_ser
 
 
 @pytest.mark.root
-def test_a_full_disk_of_the_server_says_storage_full_and_keeps_what_it_had(tmp_path: Path, postgres_server: PostgreSQL) -> None:
+def test_a_full_disk_of_the_server_says_storage_full_and_keeps_what_it_had(postgres_server: PostgreSQL) -> None:
     """A tablespace of its own on a small disk: where the server's log is full, it ends itself, and that is another day."""
-    for folder in tmp_path.parents:
-        if folder.name.startswith("pytest-"):
-            folder.chmod(0o711)
-    small = tmp_path / "small"
-    small.mkdir()
-    tmp_path.chmod(0o711)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700,uid=postgres", "dayfly-test", str(small)], check=True)
-    try:
+    with ExitStack() as undo:
+        small = postgres_server.folder / "small"
+        small.mkdir()
+        undo.callback(small.rmdir)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700,uid=postgres", "dayfly-test", str(small)], check=True)
+        undo.callback(subprocess.run, ["umount", str(small)], check=True)
         postgres_server.sql(f"CREATE TABLESPACE small LOCATION '{small}'")
+        undo.callback(postgres_server.sql, "DROP TABLESPACE IF EXISTS small")
         postgres_server.sql("CREATE DATABASE t_small TABLESPACE small")
+        undo.callback(postgres_server.drop, "t_small")
         database = migrate.open_database(Server(postgres_server.url("t_small")), 1.0)
+        undo.callback(database.close)
         with pytest.raises(Refusal) as refusal, database.transaction() as tx:
-            import os
-
             for number in range(64):
                 access.put_secret(tx, "default", f"S{number}", os.urandom(1_000_000), 1.0)
         assert refusal.value.kind.code == "storage_full"
         with database.transaction() as tx:
             assert access.secret_names(tx, "default") == []
-        database.close()
-    finally:
-        postgres_server.drop("t_small")
-        postgres_server.sql("DROP TABLESPACE IF EXISTS small")
-        subprocess.run(["umount", str(small)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ GAUGES = (
     ("dayfly_instances", "Instances alive.", "instances"),
     ("dayfly_in_flight", "Calls being executed.", "in_flight"),
     ("dayfly_waiting", "Calls waiting for an instance.", "waiting"),
+    ("dayfly_instances_wanted", "Instances wanted by the target of [scale]; 0 without one.", "wanted"),
+    ("dayfly_instances_held_at", "Instances that pressed processors can run of a function that computes; 0: not held.", "held_at"),
+    ("dayfly_scale_panic", "1 while the short window of [scale] is far above what is there.", "panic"),
 )
 COUNTERS = (
     ("dayfly_cold_starts", "Calls that waited for a new instance.", "cold"),
@@ -135,8 +138,12 @@ def _platform(control: Control) -> Iterator[Metric]:
     for gateway in control.sums.gateways():
         connections.add_metric([gateway.gateway], gateway.connections)
         requests.add_metric([gateway.gateway], gateway.requests)
+    pressure = GaugeMetricFamily("dayfly_cpu_pressure", "Share of time in which a thread waits for a processor.", labels=["gateway"])
+    for gateway in control.sums.gateways():
+        pressure.add_metric([gateway.gateway], gateway.cpu_pressure)
     yield connections
     yield requests
+    yield pressure
     yield CounterMetricFamily("dayfly_logs_dropped", "Log records lost for want of room.", value=control.logs.dropped)
     yield CounterMetricFamily("dayfly_usage_dropped", "Calls that could not be counted for want of room.", value=control.usage.dropped)
     yield CounterMetricFamily("dayfly_builds", "Dependency layers built.", value=control.builder.builds)

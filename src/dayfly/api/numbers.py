@@ -93,6 +93,10 @@ def statistics_of(numbers: FunctionStatistics, memory_mb: int, settings: Setting
         outcomes=numbers.outcomes,
         refusals=numbers.refusals,
         template=numbers.template,
+        wanted=numbers.wanted,
+        panic=numbers.panic,
+        held_at=numbers.held_at,
+        cpu_share=round(numbers.cpu_share, 2),
     )
 
 

@@ -57,6 +57,7 @@ async def status(request: AnyRequest, namespace: NamespaceQuery = "") -> shapes.
                 pid=pid,
                 connections=latest[name].connections if name in latest else 0,
                 requests=latest[name].requests if name in latest else 0,
+                cpu_pressure=round(latest[name].cpu_pressure, 3) if name in latest else 0.0,
             )
             for name, pid in control.link.peers
         ],

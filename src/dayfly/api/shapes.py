@@ -68,7 +68,9 @@ class Phase(Answer):
 class Statistics(Answer):
     """Running numbers of one function since the gateways started. `cost` by the tariff, for those calls. `template`: of the version that
     was started last: making, ready, or off and why. `idle_times`: how many were seen; after a call the last instance is
-    away for `ahead_seconds` and then there for `keep_seconds`. `refusals`: those `rejected`, by the limit or queue that they were over."""
+    away for `ahead_seconds` and then there for `keep_seconds`. `refusals`: those `rejected`, by the limit or queue that they were over.
+    `wanted`: instances by the target of `[scale]`, `panic`: its short window is far above; `held_at`: as many instances as the processors
+    can run, while they are pressed and it computes (`cpu_share` of its time); 0: not held, and a `cpu_share` below 0 is unknown."""
 
     namespace: str
     name: str
@@ -92,6 +94,10 @@ class Statistics(Answer):
     outcomes: dict[str, int]
     refusals: dict[str, int]
     template: str = ""
+    wanted: int = 0
+    panic: bool = False
+    held_at: int = 0
+    cpu_share: float = -1.0
 
 
 class StatisticsList(Answer):
@@ -241,6 +247,7 @@ class GatewayAnswer(Answer):
     pid: int
     connections: int
     requests: int
+    cpu_pressure: float = 0.0  # share of the time lately in which a thread waited for a processor
 
 
 class Status(Answer):

@@ -62,6 +62,7 @@ def hand_over(layout: Layout, users: Mapping[str, Owner], *, front: bool = False
         (layout.code, 0o711, control),
         (layout.layers, 0o711, control),
         (layout.builds, 0o711, control),
+        (layout.blobs, 0o700, control),
         (layout.control_sockets, sockets_mode, (control[0], gateway[1])),
         (layout.egress_sockets, 0o700, egress),
         *([(layout.front, 0o700, users["front"])] if front else ()),
@@ -111,7 +112,7 @@ def _prepare_data(data: Path) -> None:
         data.parent.mkdir(parents=True, exist_ok=True)
         data.mkdir(mode=0o711)
         data.chmod(0o711)  # mkdir's mode passes through the umask
-        _write_marker(data)
+        write_marker(data)
         return
     if stat.S_ISLNK(found.st_mode):
         found = data.stat()  # a link to a directory is the administrator's choice
@@ -133,7 +134,7 @@ def _prepare_data(data: Path) -> None:
                 "Name an empty or new directory with --data.",
                 exit_code=EXIT_PLATFORM,
             )
-        _write_marker(data)
+        write_marker(data)
     data.chmod(0o711)
 
 
@@ -157,7 +158,8 @@ def _check_marker(data: Path) -> None:
         )
 
 
-def _write_marker(data: Path) -> None:
+def write_marker(data: Path) -> None:
+    """Say that this folder is a data directory, and of which format."""
     from dayfly import __version__
 
     temporary = data / (MARKER + ".new")

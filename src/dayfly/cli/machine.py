@@ -136,6 +136,21 @@ def _pids_max() -> int:
     return min(found, default=0)
 
 
+def processors(root: str = "/") -> list[Check]:
+    """How many a platform would count on, and whether the kernel says when they are short (gateway/processors.py)."""
+    from dayfly.gateway.processors import Processors
+
+    found = Processors(root)
+    name, known = "pressure", f"{found.cores:g} cores"
+    if found.reading(os.getpid()) is None:
+        costs = "functions that compute are started beyond what the processors can run; metric = 'cpu' sees nothing"
+        return [Check("processors", name, WARN, f"{known}, processes' times are hidden", costs, "mount /proc without hidepid")]
+    if found.source == "psi":
+        return [Check("processors", name, OK, f"{known}, /proc/pressure/cpu")]
+    costs = "whether processors are short is guessed from the number of threads that could run, ten times a second"
+    return [Check("processors", name, WARN, f"{known}, no /proc/pressure/cpu", costs, "a kernel with CONFIG_PSI, booted with psi=1")]
+
+
 def disk(data: str) -> list[Check]:
     """Room for the data directory, and whether a stranger's tree is in the way."""
     folder = Path(data)

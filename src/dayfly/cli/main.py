@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from dayfly.cli import access, calling, calls, completion, functions, output, platform, simulating, watching
+from dayfly.cli import access, calling, calls, completion, functions, output, platform, simulating, storing, watching
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_OK, EXIT_PLATFORM, EXIT_USAGE, Failure
 from dayfly.cli.options import GLOBAL_NAMES, global_options
 
@@ -49,6 +49,7 @@ app = Root(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 platform.register(app)
+storing.register(app)
 functions.register(app)
 calling.register(app)
 calls.register(app)

@@ -46,7 +46,7 @@ def _resolved(given: dict[str, str], config: str, *, warn: bool = True) -> Any:
     return resolved
 
 
-def _here(session: Session, data: str, run: str, config: str) -> tuple[Any, Any]:
+def here(session: Session, data: str, run: str, config: str) -> tuple[Any, Any]:
     """(settings, layout) of the platform that these words mean: when nothing names a directory and none runs at the default one,
     the platform that the other commands talk to, which is the one started last."""
     from dayfly.cli import running
@@ -75,7 +75,7 @@ def down(session: Session, data: str, run: str, config: str) -> None:
     """End the platform and wait until it is gone; clean up after one that was killed."""
     from dayfly.cli import running
 
-    settings, layout = _here(session, data, run, config)
+    settings, layout = here(session, data, run, config)
     pid = running.holder(layout)
     in_order = True
     if pid > 0:
@@ -99,7 +99,7 @@ def restart(session: Session, rolling: bool, data: str, run: str, config: str) -
     """Start every process of the platform again, from what is installed now. Its port stays open, calls under way are finished."""
     from dayfly.cli import restarting
 
-    _, layout = _here(session, data, run, config)
+    _, layout = here(session, data, run, config)
     began = time.monotonic()
     done = restarting.restart(layout, rolling=rolling, tell=(lambda _: None) if session.json else output.message)
     seconds = round(time.monotonic() - began, 2)
@@ -117,7 +117,7 @@ def status(session: Session, data: str, run: str, config: str) -> None:
     from dayfly.cli import directories, running
     from dayfly.core.wire import caddy
 
-    _, layout = _here(session, data, run, config)
+    _, layout = here(session, data, run, config)
     pid = running.holder(layout)
     if not pid:
         if session.json:
@@ -158,14 +158,18 @@ def status(session: Session, data: str, run: str, config: str) -> None:
     output.show_table(("role", ">pid", "state", ">uptime", ">memory", ">restarts"), rows, empty="")
 
 
+@click.option("--store", "store", is_flag=True, help="Look at what is stored instead: damage, schema, sizes, ages, how long a write takes.")
 @click.option("--data", "data", default="", metavar="DIR", help="Data directory, as given to `dayfly up` (DAYFLY_DATA).")
 @click.option("--run", "run", default="", metavar="DIR", help="Run directory, as given to `dayfly up` (DAYFLY_RUN).")
 @click.option("--config", "config", default="", metavar="FILE", help="Read [platform] from this file (DAYFLY_CONFIG).")
-def doctor(session: Session, data: str, run: str, config: str) -> None:
+def doctor(session: Session, store: bool, data: str, run: str, config: str) -> None:
     """Look at this machine: isolation, port, disk, limits, versions. Exit code 5 when something Dayfly needs is missing."""
-    from dayfly.cli import machine, running
+    from dayfly.cli import machine, running, storage
 
-    settings, layout = _here(session, data, run, config)
+    settings, layout = here(session, data, run, config)
+    if store:
+        _report(session, *storage.checks(layout))
+        return
     ours = False
     port = settings.port
     if running.holder(layout) > 0:
@@ -175,11 +179,18 @@ def doctor(session: Session, data: str, run: str, config: str) -> None:
         *machine.port(settings.host, port, ours=ours),
         *machine.disk(layout.data),
         *machine.limits(),
+        *machine.processors(),
         *machine.versions(),
     ]
-    bad = [check for check in checks if check.state == machine.BAD]
+    _report(session, checks, None)
+
+
+def _report(session: Session, checks: list[Any], facts: dict[str, Any] | None) -> None:
+    """Lines or a document; exit code 5 when something is missing."""
+    bad = [check for check in checks if check.state == "missing"]
     if session.json:
-        output.document({"ok": not bad, "checks": [check.as_json() for check in checks]})
+        more = {} if facts is None else {"store": facts}
+        output.document({"ok": not bad, "checks": [check.as_json() for check in checks]} | more)
     else:
         _show_checks(checks)
     if bad:

@@ -15,6 +15,7 @@ from dayfly.core.manifest.function import NUMBERS
 from dayfly.core.model.durable import Async
 from dayfly.core.model.function import FunctionConfig
 from dayfly.core.model.limits import NO_LIMITS
+from dayfly.core.model.scale import BY_DEMAND
 from dayfly.core.model.settings import Settings
 
 FUNCTION_ABOUT = {
@@ -40,6 +41,8 @@ FUNCTION_ABOUT = {
     "websocket": "May be upgraded to a WebSocket, whose messages are calls; see [functions.md](functions.md#websockets).",
     "cors": "Which pages of other origins may call it from a browser; the gateway answers for it; see [functions.md](functions.md#cors).",
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
+    "scale": "By what instances are counted, if not by demand: a table; see [scaling.md](scaling.md#a-target-instead-of-demand).",
+    "cpu_weight": "Its part of the processors beside other functions, where there is too little for all; 2: twice as much.",
     "auth": "Who may call `/function/NAME`: holders of a token with the invoke verb, or anybody.",
 }
 FILE_ONLY = {
@@ -48,6 +51,7 @@ FILE_ONLY = {
     "cors": "[cors]",
     "limits": "[limits]",
     "async": "[async]",
+    "scale": "[scale]",
 }  # tables, which no flag can say
 EMPTY_MEANS = {"handler": "searched for (see [functions.md](functions.md))", "runtime": "the platform's own"}
 KINDS: dict[type, str] = {shapes.IntType: "number", shapes.FloatType: "number", shapes.StrType: "text", shapes.BoolType: "true/false"}
@@ -81,7 +85,7 @@ def _field(field: Any) -> Field:
     if field.default is msgspec.NODEFAULT:
         default = "" if field.default_factory is msgspec.NODEFAULT else str(field.default_factory() or "")
     else:
-        default = "" if field.default in ("", (), None, NO_LIMITS, Async()) else str(field.default)
+        default = "" if field.default in ("", (), None, NO_LIMITS, BY_DEMAND, Async()) else str(field.default)
     if name in EMPTY_MEANS:
         default = ""
     if isinstance(inner, shapes.UnionType):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from dayfly.core.model.records import FunctionStatistics, GatewayStatistics
 
 GONE_MAX = 16  # ended gateways kept apart, in case the link only broke; older ones are merged into one sum
-GAUGES = ("in_flight", "waiting", "instances")
+GAUGES = ("in_flight", "waiting", "instances", "wanted", "held_at")
 COUNTERS = ("calls", "errors", "rejected", "cold", "bytes_in", "bytes_out", "instances_started", "instances_lost")
-LATEST = ("idle_times", "ahead_seconds", "keep_seconds")  # not to be added up: what the latest gateway says
+LATEST = ("idle_times", "ahead_seconds", "keep_seconds", "panic", "cpu_share")  # not to be added up: what the latest gateway says
 TABLES = ("sums_us", "outcomes", "refusals")
 
 GatewayKey = tuple[str, int]

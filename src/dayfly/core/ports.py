@@ -25,6 +25,11 @@ class Provider(Protocol):
         """End an instance now. Unknown or ended ones are ignored, twice is fine; `on_exited` follows when it was alive."""
         ...
 
+    def weigh(self, weights: dict[str, int]) -> None:
+        """Give instances another part of the processors: thousandths of what follows from their memory. Unknown ones are ignored, and
+        so is everything where there are no control groups. At most WEIGHTS_MAX of core/wire/node.py."""
+        ...
+
     @property
     def connected(self) -> bool:
         """Whether `start` has a chance."""

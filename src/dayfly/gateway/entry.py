@@ -11,6 +11,7 @@ import msgspec
 from dayfly.core.decide.effects import PoolLimits
 from dayfly.core.decide.evict import Item
 from dayfly.core.decide.pool import Pool
+from dayfly.core.decide.steer import Steering
 from dayfly.core.model.function import Function, Version
 from dayfly.core.model.settings import Settings
 from dayfly.gateway.channel import Channel
@@ -28,8 +29,8 @@ class Entry:
     """One version on this gateway."""
 
     __slots__ = (
-        "boot", "channels", "closed_at", "function", "gate", "ledger", "memory_mb", "noted", "pool", "provers", "proving_until",
-        "secrets", "socket", "timeout_seconds", "version", "warned_at",
+        "boot", "channels", "closed_at", "executed", "function", "gate", "ledger", "memory_mb", "noted", "pool", "provers",
+        "proving_until", "secrets", "socket", "steering", "timeout_seconds", "version", "warned_at",
     )  # fmt: skip
 
     def __init__(self, function: Function, version: Version, settings: Settings, ledger: FunctionLedger) -> None:
@@ -37,6 +38,7 @@ class Entry:
         self.function = function
         self.version = version
         self.ledger = ledger
+        self.executed = b"x-amz-executed-version: %d\r\n" % version.number  # in every answer of a direct invoke
         self.memory_mb = config.memory_mb
         self.timeout_seconds = config.timeout_seconds
         self.pool = Pool(
@@ -52,6 +54,7 @@ class Entry:
             ),
             ledger.idle_times,
         )
+        self.steering = Steering(config)
         self.socket = VersionSocket()
         self.noted = False  # in this turn of the loop (gateway/turn.py)
         self.gate: Gate | None = None  # when the function or its namespace has limits
@@ -143,8 +146,12 @@ class Entry:
     def evictable(self) -> Item["Entry"]:
         """What an idle instance of this version is worth when room is needed."""
         pool = self.pool
-        may_leave = pool.idle() > 0 and pool.ready > pool.limits.min_instances and not pool.closed
+        may_leave = pool.idle() > 0 and pool.ready > max(pool.limits.min_instances, pool.floor) and not pool.closed
         return Item(self, pool.submitted_count, pool.start_seconds, self.memory_mb * 1024 * 1024, may_leave)
+
+    def cost(self) -> float:
+        """Seconds that a start takes of the machine, for one that weighs as much as others."""
+        return self.pool.start_seconds / self.steering.weight
 
     def gauge(self) -> None:
         """Add this entry's present state to its function's gauges."""
@@ -155,6 +162,13 @@ class Entry:
         numbers.memory_mb += len(self.channels) * self.memory_mb
         numbers.idle_times = self.pool.keep.seen.total
         numbers.ahead_seconds, numbers.keep_seconds, _ = self.pool.keep.windows
+        steering = self.steering
+        if steering.scaler is not None:
+            numbers.wanted += self.pool.floor
+            numbers.panic = steering.scaler.panics
+        numbers.held_at += steering.held_at
+        if steering.computes is not None:
+            numbers.cpu_share = steering.computes.share
 
 
 def secrets_of(function: Function, version: Version) -> dict[str, bytes]:

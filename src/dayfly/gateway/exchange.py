@@ -152,7 +152,8 @@ class Request:
             connection.write(b"".join(parts))
         else:
             connection.write(b"".join((*parts, body)))
-        self.finish()
+        self.answered = True
+        connection.answered(self)
 
     def begin(self, status: int, lines: bytes, length: int = -1) -> None:
         """The head of an answer whose body follows by `send` and `finish`; chunked unless its length is known."""

@@ -56,10 +56,10 @@ class Fleet:
         self.limits = Limiter(settings.tariff_round_ms)
         self.templates = Templates(provider, ledger, outputs, name)
         self._loop = asyncio.get_running_loop()
-        self._entries: dict[tuple[str, str, int], Entry] = {}
+        self.entries = self._entries = dict[tuple[str, str, int], Entry]()
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
-        self._starts = Starts[Entry](settings.starts_in_flight_max, settings.starts_fresh_max or 2 * (os.cpu_count() or 1))
+        self._starts = Starts[Entry](settings.starts_in_flight_max, settings.starts_fresh_max or 2 * (os.cpu_count() or 1), Entry.cost)
         self._turn = Turn(self._loop, self._carry_out)
         self._keep_at = 0.0
         self._next_start: asyncio.Handle | None = None

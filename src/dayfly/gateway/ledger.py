@@ -40,7 +40,7 @@ class FunctionLedger:
     def clear_gauges(self) -> None:
         """Before the entries add up what is now."""
         numbers = self.numbers
-        numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = 0
+        numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = numbers.wanted = numbers.held_at = 0
 
     def log_allowed(self, size: int, now: float) -> bool:
         """Token bucket of one second's depth."""
@@ -64,6 +64,7 @@ class Ledger:
         self.logs: deque[LogRecord] = deque()
         self.logs_dropped = 0
         self.functions: dict[tuple[str, str], FunctionLedger] = {}
+        self.cpu_pressure = 0.0  # of this machine's processors (gateway/scaling.py)
 
     def function(self, namespace: str, name: str) -> FunctionLedger:
         """The function's ledger, made at first sight."""
@@ -101,16 +102,13 @@ class Ledger:
             total += record.start_us + record.init_us
         phases["total"][bisect_left(BOUNDS_US, total)] += 1
         sums["total"] += total
-        if outcome == "ok" or outcome not in NOT_RUN:
-            self._bill(ledger, record)
-
-    def _bill(self, ledger: FunctionLedger, record: Answered) -> None:
+        if outcome != "ok" and outcome in NOT_RUN:
+            return
         day = int(record.finished_at) // DAY_SECONDS
         used = ledger.usage
         if used is None or used.day != day:
-            used = ledger.usage = UsageSum(day, ledger.numbers.namespace, ledger.numbers.function)
+            used = ledger.usage = UsageSum(day, numbers.namespace, numbers.function)
             self.usage.append(used)
-        exec_us = record.exec_us
         billed = (-(-exec_us // self._step_us) or 1) * self._round_ms  # core/decide/meter.py billed_ms, unrolled
         used.calls += 1
         used.billed_ms += billed
@@ -120,7 +118,7 @@ class Ledger:
         used.bytes_out += record.bytes_out
         if record.cold:
             used.cold += 1
-        if record.outcome != "ok":
+        if outcome != "ok":
             used.errors += 1
 
     def rejected(self, ledger: FunctionLedger, code: str, reason: str = "") -> None:

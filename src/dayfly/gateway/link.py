@@ -207,6 +207,7 @@ class Link:
                         at=time.time(),
                         connections=len(self._site.connections),
                         requests=self._site.requests,
+                        cpu_pressure=self._ledger.cpu_pressure,
                         functions=numbers,
                     )
                 )

@@ -27,6 +27,8 @@ from dayfly.gateway.leased import Runner
 from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.link import Link
 from dayfly.gateway.memory import MemoryWatch
+from dayfly.gateway.processors import Processors
+from dayfly.gateway.scaling import Scaling
 from dayfly.gateway.server import Connection
 from dayfly.gateway.site import Site
 from dayfly.provider.local import LocalProvider
@@ -67,7 +69,8 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
     site.dispatcher = Dispatch(settings, catalog, fleet, ledger, Forwarder(settings, layout.api_socket), door)
 
     async with asyncio.TaskGroup() as group:
-        clock = _tick(fleet, link, site, MemoryWatch(fleet, settings.memory_available_bytes_min), (door, runner))
+        watches = (MemoryWatch(fleet, settings.memory_available_bytes_min), Scaling(fleet, provider, Processors()), door, runner)
+        clock = _tick(fleet, link, site, watches)
         tasks = [group.create_task(work) for work in (provider.run(), link.run(), clock)]
         try:
             # Serving before the first snapshot would answer 404 for functions that exist; without control, serve anyway and say 503.
@@ -94,15 +97,13 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
             task.cancel()
 
 
-async def _tick(fleet: Fleet, link: Link, site: Site, memory: MemoryWatch, asynchronous: tuple[Door, Runner]) -> None:
+async def _tick(fleet: Fleet, link: Link, site: Site, watches: tuple[MemoryWatch | Scaling | Door | Runner, ...]) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
         fleet.tick(link.known)
-        now = time.monotonic()
-        memory.tick(now)
-        for part in asynchronous:
-            part.tick(now)
+        for watch in watches:
+            watch.tick(time.monotonic())
         site.tick()
 
 

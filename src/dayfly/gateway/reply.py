@@ -101,16 +101,17 @@ class Reply:
             raise Refusal("overloaded", "Bodies of other calls fill the gateway's memory.", retry_after_seconds=RETRY_AFTER_SECONDS)
 
     def body(self, chunk: bytes) -> None:
+        size, site = len(chunk), self.request.connection.site
         try:
-            self.body_chunk_allowed(len(chunk))
+            self.body_chunk_allowed(size)
         except Refusal as refusal:
             self._release_body()
             self.over = True
             self._refuse(refusal)
             return
         self.parts.append(chunk)
-        self.body_size += len(chunk)
-        self.request.connection.site.buffered += len(chunk)
+        self.body_size += size
+        site.buffered += size
 
     def complete(self) -> None:
         """The whole request is here: into the pool."""
@@ -273,7 +274,8 @@ class Reply:
             outcome, time.time(), self.cold, self.queue_us, start_us, init_us, exec_us, self.entry.memory_mb, self.body_size, bytes_out
         )
         self.fleet.ledger.answered(self.entry.ledger, record)
-        self._release_body()
+        if self.body_size:
+            self._release_body()
         return record
 
     # ---- what the doors say ----------------------------------------------------------------------------------------------------
@@ -336,7 +338,8 @@ class InvokeReply(Reply):
     kind = frames.DIRECT
 
     def _answer(self, channel: Channel, frame: Frame) -> None:
-        lines = b"content-type: application/json\r\n" + self._lines(channel, frame.exec_us) + self._invoke_lines()
+        lines = b"content-type: application/json\r\n" + self._lines(channel, frame.exec_us)
+        lines += self._invoke_lines() if self.wants_tail else self.entry.executed
         if frame.flags & frames.ERROR:
             self.detail = outcome_of(error_in(frame.body))
             lines += b"x-amz-function-error: Unhandled\r\n"
@@ -369,10 +372,9 @@ class InvokeReply(Reply):
         self.request.respond(status, lines, msgspec.json.encode(throttled(refusal, self.call_id.decode())))
 
     def _invoke_lines(self) -> bytes:
-        lines = b"x-amz-executed-version: %d\r\n" % self.entry.version.number
         if self.wants_tail:
-            lines += b"x-amz-log-result: %b\r\n" % base64.b64encode(self.tail)
-        return lines
+            return b"%bx-amz-log-result: %b\r\n" % (self.entry.executed, base64.b64encode(self.tail))
+        return self.entry.executed
 
 
 _RAN = frozenset(("function_timeout", "function_crashed", "function_error"))

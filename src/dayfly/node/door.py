@@ -19,7 +19,7 @@ from dayfly.sandbox.privileges import User
 
 CLIENTS_MAX = 64
 _PEER = struct.Struct("3i")
-_FROM_CONTROL, _FROM_GATEWAY = (wire.Ask, wire.Build), (wire.Start, wire.Kill)
+_FROM_CONTROL, _FROM_GATEWAY = (wire.Ask, wire.Build), (wire.Start, wire.Kill, wire.Weigh)
 
 
 class Door:

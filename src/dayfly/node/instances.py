@@ -296,6 +296,14 @@ class Instances:
             instance.killed = True
             instance.kill()
 
+    def weigh(self, weights: dict[str, int]) -> None:
+        """Thousandths of what follows from their memory; unknown ids are ignored."""
+        for name, permille in weights.items():
+            found = self._live.get(name)
+            if found is not None and found.outfit.group is not None:
+                with contextlib.suppress(OSError):  # it has just ended
+                    found.outfit.group.weigh(permille)
+
     # What zygotes say (nursery.Listener)
 
     def forked(self, name: str, pid: int) -> None:

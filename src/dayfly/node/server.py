@@ -248,6 +248,8 @@ class Node:
         if isinstance(message, wire.Kill):
             if message.instance in client.instances:
                 self.instances.kill(message.instance)
+        elif isinstance(message, wire.Weigh):
+            self.instances.weigh({name: weight for name, weight in message.weights.items() if name in client.instances})
         elif isinstance(message, wire.Ask):
             walls = isolate.walls(self.machine.features)
             self._tell(client, wire.Facts(self.machine.interpreters, walls, len(self.instances)))

@@ -21,6 +21,7 @@ from dayfly.core.wire.node import (
     Kill,
     Start,
     ToNode,
+    Weigh,
     decode_from_node,
     encode,
 )
@@ -57,6 +58,9 @@ class LocalProvider:
 
     def kill(self, instance: str) -> None:
         self._send(Kill(instance), [])
+
+    def weigh(self, weights: dict[str, int]) -> None:
+        self._send(Weigh(weights), [])
 
     async def run(self) -> None:
         """Connect, listen, connect again; ends only by cancellation."""

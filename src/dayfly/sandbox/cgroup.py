@@ -34,7 +34,7 @@ from dayfly.sandbox.cgroupfs import (
 QUOTA_PERIOD_US, QUOTA_US_MIN = 100_000, 1_000  # sched-bwc: the kernel's own period, and the least it takes
 IO_WEIGHT = 50  # of all instances together, where others have 100
 _V1_IO_WEIGHTS = ("blkio.bfq.weight", "blkio.weight")
-WEIGHT_PER_GB = 100  # v2's default weight for each GiB of memory; v1's shares are 1024/100 of it
+WEIGHT_PER_GB = 800  # of the kernel's weights for each GiB of memory: 128 MiB have v2's default; v1's shares are 1024/100 of it
 
 
 AGAIN_MAX = 32  # groups that wait to be used again
@@ -141,6 +141,11 @@ class Group:
             write(f"{folder}/cpu.max", f"{quota if millicores else 'max'} {QUOTA_PERIOD_US}")
         else:
             write(f"{folder}/cpu.cfs_quota_us", quota if millicores else -1)
+
+    def weigh(self, permille: int) -> None:
+        """So many thousandths of what follows from its memory; for the owner that it has now. Raises OSError."""
+        if self._limits is not None:
+            self.limit(self._limits._replace(weight=max(1, _weight(self._limits.memory_bytes) * permille // 1000)))
 
     def enter(self, pid: int) -> None:
         """Move a process in from outside (v2): the dear way, for one that could not be born inside."""

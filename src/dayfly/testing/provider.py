@@ -88,6 +88,7 @@ class FakeProvider:
         self.behaviour = behaviour or Behaviour()
         self.connected = True
         self.alive: dict[str, FakeInstance] = {}
+        self.weights: dict[str, int] = {}  # of those alive that were given one
         self.on_accepted: Callable[[Accepted], None] = lambda _: None
         self.on_exited: Callable[[Exited], None] = lambda _: None
         self.on_lost: Callable[[], None] = lambda: None
@@ -108,6 +109,9 @@ class FakeProvider:
     def kill(self, instance: str) -> None:
         if (found := self.alive.get(instance)) is not None:
             found.end("signal", 9)
+
+    def weigh(self, weights: dict[str, int]) -> None:
+        self.weights |= {name: weight for name, weight in weights.items() if name in self.alive}
 
     def lose(self) -> None:
         """The place dies with all its instances: no `on_exited` for any of them."""

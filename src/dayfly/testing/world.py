@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dayfly.core.decide.autoscale import Autoscaler
 from dayfly.core.decide.effects import Answer, Clear, Close, Effect, Kill, PoolLimits, Retire, Start
 from dayfly.core.decide.pool import Pool
 from dayfly.core.model.call import WAITING, Call
+from dayfly.core.model.scale import BY_DEMAND, Scale
 
 TICK_SECONDS = 0.05
 
@@ -35,9 +37,10 @@ class Weather:
 
 
 class World:
-    """Runs one history and keeps its books; `answers` maps seq → outcome, each exactly once."""
+    """Runs one history and keeps its books; `answers` maps seq → outcome, each exactly once. `scale` may have a target for calls inside
+    or a second; `instances_seen`: (time, how many) at each tick."""
 
-    def __init__(self, seed: int, limits: PoolLimits, weather: Weather) -> None:
+    def __init__(self, seed: int, limits: PoolLimits, weather: Weather, scale: Scale = BY_DEMAND) -> None:
         self.dice = random.Random(seed)  # noqa: S311  (a simulation is seeded on purpose)
         self.weather = weather
         self.pool = Pool(limits)
@@ -45,6 +48,10 @@ class World:
         self.answers: dict[int, str] = {}
         self.waits: list[float] = []
         self.instances_peak = 0
+        self.instances_seen: list[tuple[float, int]] = []
+        self._scale = scale
+        self._scaler = Autoscaler(scale, limits.concurrency) if scale.metric != "demand" else None
+        self._counted = 0
         self.closed = False
         self._socket: deque[Call | None] = deque()  # None: a request to leave
         self._idle: deque[str] = deque()
@@ -100,8 +107,18 @@ class World:
     def _tick(self) -> None:
         holders = {call.seq: name for name, calls in self._running.items() for call in calls}
         self.pool.expired(holders, self.now)
+        if self._scaler is not None:
+            self._steer(self._scaler)
         self.pool.ticked(self.now)
+        self.instances_seen.append((self.now, len(self._running)))
         self._at(TICK_SECONDS, self._tick)
+
+    def _steer(self, scaler: Autoscaler) -> None:
+        inside = len(self.pool.waiting) + len(self.pool.offered)
+        counted, self._counted = self._counted, self.pool.submitted_count
+        scaler.used(inside * TICK_SECONDS if self._scale.metric == "concurrency" else self._counted - counted, self.now)
+        wanted = scaler.decide(self.pool.ready, self.now)
+        self.pool.floor, self.pool.ceiling = wanted, max(1, wanted)
 
     def _answered(self, call: Call, outcome: str) -> None:
         assert call.seq not in self.answers, f"{call} was answered twice: {self.answers[call.seq]}, {outcome}"

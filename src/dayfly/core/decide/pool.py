@@ -16,7 +16,7 @@ the first thing that an instance finds when it is ready is its call. Only when n
 ready nor starting, is it taken back.
 
 How many instances so many calls are worth: core/decide/scale.py. How long the newest would wait: wait.py. When to let go, and when to
-start one ahead of a call: keepalive.py.
+start one ahead of a call: keepalive.py. `floor` and `ceiling` are set from outside (autoscale.py, pressure.py) and heard by the clock.
 
 Law: submitted = waiting + offered + answered, always. tests/core/test_pool.py and the seeded world hold it to that.
 """
@@ -50,8 +50,8 @@ class Pool(PoolView):
         self.instances: dict[str, Instance] = {}
         self.submitted_count = 0
         self.answered_count = 0
-        self.draining = False
-        self.closed = False
+        self.draining = self.closed = False
+        self.floor, self.ceiling = 0, limits.max_instances
         self.last_demand_at = 0.0  # also when a proof asked for an instance
         self.mean_seconds = self._usual_seconds = -1.0  # unknown
         self.start_seconds = START_SECONDS_GUESS
@@ -82,10 +82,11 @@ class Pool(PoolView):
                 self._look_again_at = now + LOOK_SECONDS
                 self._start_if_worth_it(now)
             return
-        wait = self.wait()
-        if len(self.waiting) >= self.limits.queue_max:
+        ahead = len(self.waiting)
+        wait = self.wait() if ahead + len(self.offered) >= self.limits.max_instances else 0.0
+        if ahead >= self.limits.queue_max:
             self._answer(call, "queue_full", wait)
-        elif hopeless(call, call.deadline, now, wait):
+        elif wait and hopeless(call, call.deadline, now, wait):
             self._answer(call, "deadline_out_of_reach", wait)
         else:
             self.waiting.append(call)
@@ -235,8 +236,8 @@ class Pool(PoolView):
             self._resize()
             self._offer_waiting()
             self._start_if_worth_it(now)
-        if not self.draining and self.limits.min_instances:
-            self.ensure(self.limits.min_instances, now)
+        if not self.draining and (floor := max(min(self.floor, self.limits.max_instances), self.limits.min_instances)):
+            self.ensure(floor, now)
         if self.keep.ahead_due(now) and not self.draining and self.ready - self._leaving + self.busy_starting == 0:
             self._ask(1)
         self._let_go(now)
@@ -301,7 +302,7 @@ class Pool(PoolView):
         coming = self._starting + self._start_asked
         usable = self.ready - self._leaving
         limits = self.limits
-        room = min(limits.starts_max, limits.max_instances - self.ready) - coming
+        room = min(limits.starts_max, min(limits.max_instances, self.ceiling) - self.ready) - coming
         demand = len(self.waiting) + len(self.offered)
         if room <= 0 or demand <= (usable + coming) * limits.concurrency or self.closed:
             return
@@ -332,12 +333,12 @@ class Pool(PoolView):
             self._close_if_drained()
             return
         if self.offered and now - self._stalled_at < STALL_HOLD_SECONDS:
-            return  # what a long call made us start is not let go while such calls come
-        if self.limits.keep_alive_seconds <= 0:
+            keep = self.ready  # what a long call made us start is not let go while such calls come
+        elif self.limits.keep_alive_seconds <= 0:
             keep = ceil((len(self.waiting) + len(self.offered)) / self.limits.concurrency)
         else:
             keep = self.keep.wanted(now)
-        keep = max(keep, self.limits.min_instances)
+        keep = max(min(keep, self.ceiling), self.floor, self.limits.min_instances)
         self._retire(self.ready - self._leaving - keep)
 
     def _retire(self, count: int) -> None:

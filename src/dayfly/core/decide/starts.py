@@ -1,7 +1,8 @@
 """Whose start goes next, when more are asked for than may be under way at once?
 
 A burst of one function must not keep another's first caller waiting. So a version that has no instance at all goes before versions that
-want more of them, and may use a reserve of the slots that those may not; they take turns in what is left, one start each.
+want more of them, and may use a reserve of the slots that those may not; they take turns in what is left, by what their starts take of
+the machine (core/decide/fair.py): imports of half a second do not keep forks of five milliseconds waiting.
 
 A fresh start computes: walls, a first import. More of them at once than a few for each processor end no sooner, and keep warm calls
 waiting. One that is older than FRESH_SECONDS and not ready waits for something, or imports for long: it holds only a slot.
@@ -9,8 +10,10 @@ Silent. Called by gateway/fleet.py, which begins what `next` names and says when
 """
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from dayfly.core.decide.fair import Turns
 
 FRESH_SECONDS = 0.02
 RESERVE_PART = 4  # one slot in so many is for first starts
@@ -20,15 +23,16 @@ Version = TypeVar("Version", bound=Hashable)
 
 class Starts(Generic[Version]):
     """Starts asked for and not begun, and how many are under way. `slots`: as many at once on the whole machine; `fresh`: of these, as many
-    that have just begun (0: all)."""
+    that have just begun (0: all). `cost`: seconds that a start of a version takes, divided by the version's weight."""
 
-    def __init__(self, slots: int, fresh: int = 0) -> None:
+    def __init__(self, slots: int, fresh: int = 0, cost: Callable[[Version], float] | None = None) -> None:
         self.slots = slots
         self.fresh = fresh or slots
         self.under_way = 0
         self._begun: deque[float] = deque()  # when, within the last FRESH_SECONDS
         self._first: deque[Version] = deque()  # each once
-        self._more: dict[Version, int] = {}  # whose turn it is, first; how many each wants
+        self._more: dict[Version, int] = {}  # how many each wants; among equals the first has its turn
+        self._turns = Turns(cost)
 
     def __repr__(self) -> str:
         return f"<Starts under_way={self.under_way}/{self.slots} first={len(self._first)} more={sum(self._more.values())}>"
@@ -63,7 +67,7 @@ class Starts(Generic[Version]):
             return self._first.popleft()
         if not self._more or not self._has_room(now, reserve=True):
             return None
-        version = next(iter(self._more))
+        version = self._turns.next(self._more)
         count = self._more.pop(version)
         if count > 1:
             self._more[version] = count - 1  # to the end: the others come first

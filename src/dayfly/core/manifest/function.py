@@ -17,6 +17,7 @@ from dayfly.core.manifest.durable import checked_async
 from dayfly.core.manifest.limits import checked_limits
 from dayfly.core.manifest.provisioned import checked_windows
 from dayfly.core.manifest.route import checked_routes
+from dayfly.core.manifest.scale import checked_scale
 from dayfly.core.model.egress import RULES_MAX, Reach, parsed, policy
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import FunctionConfig
@@ -42,6 +43,7 @@ NUMBERS: dict[str, tuple[type, float, float, str]] = {
     "max_instances": (int, 1, 10_000, "instances"),
     "keep_alive_seconds": (float, 0, 86_400, "seconds"),
     "queue_max": (int, 0, 100_000, "waiting calls"),
+    "cpu_weight": (float, 0.01, 100, "times the share of another function"),
 }
 CHOICES: dict[str, tuple[str, ...]] = {"auth": ("token", "none"), "keep_alive": ("auto", "fixed"), "snapshot": ("auto", "off")}
 EGRESS = ("none", "internet", "all")
@@ -81,6 +83,7 @@ def checked_config(table: Mapping[str, object], overrides: Mapping[str, object],
     values["route"] = checked_routes(values.get("route", ()), problems)
     values["limits"] = checked_limits(values.get("limits", {}), problems)
     values["async"] = checked_async(values.get("async", {}), problems)
+    values["scale"] = checked_scale(values.get("scale", {}), problems)
     if "keep_alive_seconds" in values:
         values.setdefault("keep_alive", "fixed")  # an explicit number is a promise
     _check_runtime(values.setdefault("runtime", around.default_runtime), around, problems)

@@ -38,7 +38,7 @@ def checked_limits(table: object, problems: list[str], where: str = "limits") ->
         right = isinstance(value, int | float) and not isinstance(value, bool) and (kind is float or isinstance(value, int))
         if not right or not low <= value <= high:
             what = "a whole number" if kind is int else "a number"
-            problems.append(f"{where}: {key} = {_shown(value)}: must be {what} from {low:g} to {high:g} ({unit}).")
+            problems.append(f"{where}: {key} = {shown(value)}: must be {what} from {low:g} to {high:g} ({unit}).")
         elif kind is float:
             values[key] = float(value)
     if "burst" in table and "rate_per_second" not in table:
@@ -46,6 +46,7 @@ def checked_limits(table: object, problems: list[str], where: str = "limits") ->
     return msgspec.convert(values, Limits) if len(problems) == before else Limits()
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """For a message: short, whatever it is."""
     is_huge = isinstance(value, int) and value.bit_length() > 256  # of more digits than Python would print
     return "a huge number" if is_huge else repr(value)[:80]

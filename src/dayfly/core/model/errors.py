@@ -76,7 +76,12 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind("shutting_down", Fault.CAPACITY, 503, "The platform is stopping or restarting: try again.", True),
     ErrorKind("control_unavailable", _P, 503, "The control plane is restarting; calls keep working. Try again.", True),
     ErrorKind("storage_full", _P, 507, "Free disk space below the data directory."),
-    ErrorKind("data_unusable", _P, 503, "Run the release that wrote the data directory, or repair its owner, mode or files."),
+    ErrorKind(
+        "data_unusable",
+        _P,
+        503,
+        "Start the database server, or mend the data directory: the release that wrote it, its owner, mode or files.",
+    ),
     ErrorKind("isolation_refused", _P, 503, "This machine lacks a wall that strict isolation demands: see `dayfly doctor`."),
     ErrorKind("internal", _P, 500, "This is a defect of Dayfly: report it with the incident id.", False),
 )

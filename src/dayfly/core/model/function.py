@@ -10,6 +10,7 @@ import msgspec
 
 from dayfly.core.model.durable import Async
 from dayfly.core.model.limits import NO_LIMITS, Limits
+from dayfly.core.model.scale import BY_DEMAND, Scale
 
 Egress = Literal["none", "internet", "all"]
 Auth = Literal["token", "none"]
@@ -75,6 +76,8 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     websocket: bool = False  # whether /function/NAME may be upgraded to one; its messages are calls
     cors: Cors | None = None  # None: the function speaks CORS itself, or not at all
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
+    scale: Scale = BY_DEMAND  # how many instances there are, between min_instances and max_instances
+    cpu_weight: float = 1.0  # of processor time beside other functions, where there is too little for all
     durable: Async = msgspec.field(default=Async(), name="async")  # how calls that nobody waits for are tried again
 
 

@@ -74,6 +74,10 @@ class FunctionStatistics(msgspec.Struct, kw_only=True):
     idle_times: int = 0  # seen by keep_alive = "auto"; the windows are those of the pool that was last here, in seconds
     ahead_seconds: float = 0.0
     keep_seconds: float = 0.0
+    wanted: int = 0  # instances, by the target of `[scale]`; 0 without one
+    panic: bool = False  # of that target
+    held_at: int = 0  # instances, while the processors are pressed and the function computes; 0: it is not held
+    cpu_share: float = -1.0  # of its time that it computes when nothing keeps it from that; below 0: unknown
 
 
 class GatewayStatistics(msgspec.Struct, kw_only=True):
@@ -83,4 +87,5 @@ class GatewayStatistics(msgspec.Struct, kw_only=True):
     at: float
     connections: int = 0
     requests: int = 0
+    cpu_pressure: float = 0.0  # share of the time lately in which a thread waited for a processor
     functions: list[FunctionStatistics] = []

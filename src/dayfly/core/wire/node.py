@@ -24,6 +24,7 @@ Rules = Annotated[tuple[Annotated[str, msgspec.Meta(pattern=RULE)], ...], msgspe
 EXEC = "exec"
 
 MESSAGE_BYTES_MAX = 32 * 1024
+WEIGHTS_MAX = 64  # in one message
 
 
 class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True):
@@ -58,6 +59,13 @@ class Kill(msgspec.Struct, frozen=True, tag="kill", forbid_unknown_fields=True):
     """End an instance now (SIGKILL to everything in its sandbox). Unknown ids are ignored: it may just have ended."""
 
     instance: InstanceId
+
+
+class Weigh(msgspec.Struct, frozen=True, tag="weigh", forbid_unknown_fields=True):
+    """From now on these instances weigh so many thousandths of what follows from their memory, where processor time is short. Unknown ids
+    are ignored. Nobody waits for it."""
+
+    weights: Annotated[dict[InstanceId, Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]], msgspec.Meta(max_length=WEIGHTS_MAX)]
 
 
 class Build(msgspec.Struct, frozen=True, tag="build", forbid_unknown_fields=True):
@@ -108,7 +116,7 @@ class Facts(msgspec.Struct, frozen=True, tag="facts"):
     instances: int = 0
 
 
-ToNode = Start | Kill | Build | Ask
+ToNode = Start | Kill | Weigh | Build | Ask
 FromNode = Exited | Accepted | Built | Facts
 
 # Secrets memfd: repeated  name length (1 byte) · value length (4 bytes, big-endian) · name · value.  Names: core/model/names.py.
