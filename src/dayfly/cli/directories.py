@@ -62,6 +62,7 @@ def hand_over(layout: Layout, users: Mapping[str, Owner], *, front: bool = False
         (layout.code, 0o711, control),
         (layout.layers, 0o711, control),
         (layout.builds, 0o711, control),
+        (layout.blobs, 0o700, control),
         (layout.control_sockets, sockets_mode, (control[0], gateway[1])),
         (layout.egress_sockets, 0o700, egress),
         *([(layout.gateway_sockets, 0o700, gateway)] if gateways > 1 else ()),

@@ -6,6 +6,7 @@ Owners when started by root (C, G, E, F = users and groups of control, gateway, 
     DATA/control/     C    0700   databases or PostgreSQL's address, key of the secrets, admin token of the first start
     DATA/code/        C    0711   DIGEST/ folders, read-only trees, one per bundle
     DATA/layers/      C    0711   DIGEST/ folders, read-only trees of installed dependencies
+    DATA/blobs/       C    0700   large bodies and results of asynchronous calls
     DATA/builds/      C    0711   DIGEST/{requirements.txt,out/} while an installer runs
     DATA/front/       F    0700   certificates, their keys, the TLS front's configuration; only with `domain`
     RUN/              root 0711   node.sock (C:G 0660), node-N.lock (berths), supervisor.pid, supervisor.lock, state.json
@@ -39,7 +40,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def blobs(self) -> str:
-        return f"{self.control}/blobs"
+        return f"{self.data}/blobs"
 
     @property
     def durable_database(self) -> str:
