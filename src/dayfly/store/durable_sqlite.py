@@ -20,11 +20,11 @@ CHECKPOINT_PAGES = 2_000  # 8 MB of WAL, then its pages go to the file; more wou
 
 # What makes a file of schema n one of n + 1. A step that was released is never edited; a new file takes them all.
 _FIRST = """
-CREATE TABLE lanes (
+CREATE TABLE queue_lanes (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
     waiting INTEGER NOT NULL DEFAULT 0, leased INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE items (
+CREATE TABLE queue_items (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL, lane INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0, place INTEGER NOT NULL DEFAULT 0,
     rank INTEGER NOT NULL, due REAL NOT NULL, expires REAL NOT NULL, accepted_at REAL NOT NULL, epoch INTEGER NOT NULL DEFAULT 0,
     attempt INTEGER NOT NULL DEFAULT 0, records INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',
@@ -32,19 +32,21 @@ CREATE TABLE items (
     grp TEXT NOT NULL, tag TEXT NOT NULL, dedup TEXT NOT NULL, dedup_until REAL NOT NULL, reason TEXT NOT NULL DEFAULT '',
     settled_at REAL NOT NULL DEFAULT 0, keep_until REAL NOT NULL DEFAULT 0, cancelling INTEGER NOT NULL DEFAULT 0
 );
-CREATE UNIQUE INDEX ix_items_id ON items (id);
-CREATE INDEX ix_items_ready ON items (lane, rank, due) WHERE state = 0 AND place = 0;
-CREATE INDEX ix_items_listed ON items (lane, state, accepted_at, id);
-CREATE INDEX ix_items_tag ON items (tag, state, accepted_at, id) WHERE tag != '';
-CREATE INDEX ix_items_group ON items (lane, grp, state, place) WHERE grp != '' AND state < 2;
-CREATE INDEX ix_items_expires ON items (expires) WHERE state = 0;
-CREATE INDEX ix_items_leased ON items (lease_until) WHERE state = 1;
-CREATE INDEX ix_items_kept ON items (keep_until) WHERE state > 1;
-CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE results (seq INTEGER PRIMARY KEY, result BLOB NOT NULL);
-CREATE TABLE attempts (seq INTEGER NOT NULL, n INTEGER NOT NULL, record BLOB NOT NULL, PRIMARY KEY (seq, n)) WITHOUT ROWID;
-CREATE TABLE dedups (lane TEXT NOT NULL, key TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (lane, key)) WITHOUT ROWID;
-CREATE INDEX ix_dedups_until ON dedups (until);
+CREATE UNIQUE INDEX ix_items_id ON queue_items (id);
+CREATE INDEX ix_items_ready ON queue_items (lane, rank, due) WHERE state = 0 AND place = 0;
+CREATE INDEX ix_items_listed ON queue_items (lane, state, accepted_at, id);
+CREATE INDEX ix_items_tag ON queue_items (tag, state, accepted_at, id) WHERE tag != '';
+CREATE INDEX ix_items_group ON queue_items (lane, grp, state, place) WHERE grp != '' AND state < 2;
+CREATE INDEX ix_items_expires ON queue_items (expires) WHERE state = 0;
+CREATE INDEX ix_items_leased ON queue_items (lease_until) WHERE state = 1;
+CREATE INDEX ix_items_kept ON queue_items (keep_until) WHERE state > 1;
+CREATE TABLE queue_bodies (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE queue_results (seq INTEGER PRIMARY KEY, result BLOB NOT NULL);
+CREATE TABLE queue_attempts (seq INTEGER NOT NULL, n INTEGER NOT NULL, record BLOB NOT NULL, PRIMARY KEY (seq, n)) WITHOUT ROWID;
+CREATE TABLE queue_dedups (
+    lane TEXT NOT NULL, key TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (lane, key)
+) WITHOUT ROWID;
+CREATE INDEX ix_dedups_until ON queue_dedups (until);
 """
 STEPS: tuple[str, ...] = (_FIRST,)
 
@@ -98,6 +100,8 @@ class DurableFile:
             raise refusal_for(error, self.path) or error from error
 
     def _prepare(self) -> None:
+        if self.db.execute("PRAGMA page_count").fetchone()[0] == 0:  # only an empty file can be told: room that was used can be given back
+            self.db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", f"cache_size=-{CACHE_KB}", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
             self.db.execute(f"PRAGMA {pragma}")
         if self._format() == len(STEPS):

@@ -115,6 +115,17 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     cancelling: bool
 
 
+class Page(msgspec.Struct, frozen=True):
+    """What `list` asks for."""
+
+    lanes: tuple[str, ...]
+    lane_prefixes: tuple[str, ...]
+    states: tuple[State, ...]
+    tag: str
+    before: tuple[float, str] | None
+    limit: int
+
+
 class Queue(Protocol):
     """The verbs. They raise Refusal storage_full or data_unusable (nothing was changed then), ValueError for what breaks a bound."""
 

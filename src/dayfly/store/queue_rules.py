@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 
-from dayfly.store.queue import BATCH_MAX, BODY_BYTES_MAX, CANCELLED_KEPT_SECONDS, TEXT_MAX, NewItem, Settlement, State
+from dayfly.store.queue import BATCH_MAX, BODY_BYTES_MAX, CANCELLED_KEPT_SECONDS, STATES, TEXT_MAX, Item, NewItem, Put, Settlement, State
 
 WAITING, LEASED, DONE, DEAD = range(4)
 CODES: dict[State, int] = {"waiting": WAITING, "leased": LEASED, "done": DONE, "dead": DEAD}
@@ -47,6 +48,45 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     result: bytes = b""
 
 
+class Admission(msgspec.Struct, frozen=True):
+    """What a put comes to: an answer for every item, the items to insert, the dedup keys to write: (lane, key) → (id, until)."""
+
+    answers: list[Put]
+    items: list[NewItem]
+    keys: dict[tuple[str, str], tuple[str, float]]
+
+
+def admitted(items: Sequence[NewItem], known: set[str], holders: dict[tuple[str, str], tuple[str, float]]) -> Admission:
+    """Tell new items from known ones. `known`: those of their ids that are there; `holders`: those of their dedup keys."""
+    told = Admission([], [], {})
+    fresh: set[str] = set()
+    for item in items:
+        key = (item.lane, item.dedup)
+        first, until = told.keys.get(key) or holders.get(key, ("", 0.0))
+        if item.id in known or item.id in fresh:
+            first = item.id
+        elif not item.dedup or until <= item.accepted_at:
+            first = ""
+        told.answers.append(Put(id=first or item.id, duplicate=bool(first)))
+        if not first:
+            fresh.add(item.id)
+            told.items.append(item)
+            if item.dedup:
+                told.keys[key] = (item.id, item.dedup_until)
+    return told
+
+
+def merged(wanted: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """What is asked of each lane, in order of first mention. Raises ValueError for more than BATCH_MAX in all."""
+    check_size(wanted)
+    lanes: dict[str, int] = {}
+    for lane, most in wanted:
+        lanes[lane] = lanes.get(lane, 0) + max(0, most)
+    if sum(lanes.values()) > BATCH_MAX:
+        raise ValueError(f"{sum(lanes.values())} leases wanted at once, more than {BATCH_MAX}")
+    return lanes
+
+
 def settled(row: Row, told: Settlement) -> Change:
     """What `told` makes of a lease that it holds. A cancelled item does not wait again."""
     attempt = row.attempt if told.counted or row.place == ASIDE else max(0, row.attempt - 1)
@@ -68,9 +108,26 @@ def settled(row: Row, told: Settlement) -> Change:
     )
 
 
+def ended(settlements: Sequence[Settlement], rows: dict[str, Row]) -> tuple[list[bool], list[Change], list[NewItem]]:
+    """Which settlements hold their lease (each lease once), what they change, and what they bring. Takes what it settles out of `rows`."""
+    held, changes, items = [], list[Change](), list[NewItem]()
+    for told in settlements:
+        row = rows.get(told.id)
+        held.append(row is not None and row.held(told.epoch))
+        if row is not None and held[-1]:
+            changes.append(settled(rows.pop(told.id), told))
+            items.extend(told.items)
+    return held, changes, items
+
+
 def returned(row: Row, now: float, due: float) -> Change:
     """What giving a lease back makes of it."""
     return settled(row, Settlement(id=row.id, epoch=row.epoch, now=now, state="waiting", due=due, counted=False))
+
+
+def cancelled(row: Row, now: float, until: float) -> Change:
+    """What cancelling makes of an item that waits."""
+    return Change(row=row, state=DEAD, attempt=row.attempt, reason="cancelled", settled_at=now, keep_until=until)
 
 
 def kept_until(now: float, keep_until: float) -> float:
@@ -106,3 +163,33 @@ def check_size(batch: Sequence[object]) -> None:
     """One verb takes at most BATCH_MAX."""
     if len(batch) > BATCH_MAX:
         raise ValueError(f"a batch of {len(batch)}, more than {BATCH_MAX}")
+
+
+def item_of(row: tuple[Any, ...], attempts: Sequence[bytes]) -> Item:
+    """An item from its row, as both databases read it, and its records."""
+    (
+        _, id, lane, body, accepted_at, due, expires, priority, group, dedup, dedup_until, tag, state, epoch, attempt, reason, result,
+        settled_at, keep_until, cancelling,
+    ) = row  # fmt: skip
+    return Item(
+        id=id,
+        lane=lane,
+        body=body,
+        accepted_at=accepted_at,
+        due=due,
+        expires=expires,
+        priority=priority,
+        group=group,
+        dedup=dedup,
+        dedup_until=dedup_until,
+        tag=tag,
+        state=STATES[state],
+        epoch=epoch,
+        attempt=attempt,
+        attempts=tuple(attempts),
+        reason=reason,
+        result=result,
+        settled_at=settled_at,
+        keep_until=keep_until,
+        cancelling=bool(cancelling),
+    )

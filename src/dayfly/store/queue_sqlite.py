@@ -12,7 +12,7 @@ from typing import Any
 
 from dayfly.store import queue_sqlite_reading as reading
 from dayfly.store.durable_sqlite import DurableFile, listed
-from dayfly.store.queue import ATTEMPTS_KEPT, HANDED_SECONDS, LIST_MAX, RECLAIM_MAX, Item, Lease, NewItem, Put, Settlement, State
+from dayfly.store.queue import ATTEMPTS_KEPT, HANDED_SECONDS, LIST_MAX, RECLAIM_MAX, Item, Lease, NewItem, Page, Put, Settlement, State
 from dayfly.store.queue_rules import (
     ASIDE,
     BEHIND,
@@ -23,51 +23,57 @@ from dayfly.store.queue_rules import (
     WAITING,
     Change,
     Row,
+    admitted,
+    cancelled,
     check,
     check_settlements,
     check_size,
+    ended,
     kept_until,
+    merged,
     returned,
-    settled,
 )
 
-_ROWS = "SELECT seq, id, lane, state, place, epoch, attempt, records, grp, cancelling, keep_until FROM items WHERE "
+_ROWS = "SELECT seq, id, lane, state, place, epoch, attempt, records, grp, cancelling, keep_until FROM queue_items WHERE "
 _BY_ID = _ROWS + "id IN (SELECT value FROM json_each(?))"  # noqa: S608 (here and below: constants of ours; values are bound)
+_KNOWN = "SELECT id FROM queue_items WHERE id IN (SELECT value FROM json_each(?))"
 _LEASE = (
     "SELECT i.seq, i.id, l.name, i.epoch, i.attempt, coalesce(b.body, x''), i.accepted_at, i.expires, i.grp, 9 - i.rank,"
     " i.tag, i.lane, i.state"
-    " FROM items i {index} JOIN lanes l ON l.id = i.lane LEFT JOIN bodies b ON b.seq = i.seq WHERE "
+    " FROM queue_items i {index} JOIN queue_lanes l ON l.id = i.lane LEFT JOIN queue_bodies b ON b.seq = i.seq WHERE "
 )
 _READY = (
     _LEASE.format(index="INDEXED BY ix_items_ready")
     + "i.lane = ? AND i.rank = ? AND i.state = 0 AND i.place = 0 AND i.due <= ? AND i.expires > ? ORDER BY i.due, i.seq LIMIT ?"
 )
 _NEXT_RANK = (
-    "SELECT rank FROM items INDEXED BY ix_items_ready WHERE lane = ? AND rank > ? AND state = 0 AND place = 0 ORDER BY rank LIMIT 1"
+    "SELECT rank FROM queue_items INDEXED BY ix_items_ready WHERE lane = ? AND rank > ? AND state = 0 AND place = 0 ORDER BY rank LIMIT 1"
 )
 _ENDED = _LEASE.format(index="INDEXED BY ix_items_leased") + "i.state = 1 AND i.lease_until <= ? ORDER BY i.lease_until LIMIT ?"
 _FOREIGN = _LEASE.format(index="INDEXED BY ix_items_leased") + "i.state = 1 AND i.owner != ? LIMIT ?"
 _EXPIRED = _LEASE.format(index="INDEXED BY ix_items_expires") + "i.state = 0 AND i.expires <= ? ORDER BY i.expires LIMIT ?"
 _TAKE = (
-    "UPDATE items SET state = 1, epoch = epoch + 1, attempt = attempt + ?, owner = ?, lease_until = ?, place = coalesce(?, place)"
+    "UPDATE queue_items SET state = 1, epoch = epoch + 1, attempt = attempt + ?, owner = ?, lease_until = ?, place = coalesce(?, place)"
     " WHERE seq IN (SELECT value FROM json_each(?))"
 )
 _INSERT = (
-    "INSERT INTO items (seq, id, lane, place, rank, due, expires, accepted_at, grp, tag, dedup, dedup_until)"
+    "INSERT INTO queue_items (seq, id, lane, place, rank, due, expires, accepted_at, grp, tag, dedup, dedup_until)"
     " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _CHANGE = (
-    "UPDATE items SET state = ?, place = ?, attempt = ?, due = coalesce(?, due), reason = ?, settled_at = ?, keep_until = ?, records = ?,"
-    " owner = '', lease_until = 0, cancelling = 0 WHERE seq = ?"
+    "UPDATE queue_items SET state = ?, place = ?, attempt = ?, due = coalesce(?, due), reason = ?, settled_at = ?, keep_until = ?,"
+    " records = ?, owner = '', lease_until = 0, cancelling = 0 WHERE seq = ?"
 )
-_IN_GROUP = "items INDEXED BY ix_items_group WHERE lane = ?1 AND grp = ?2 AND grp != '' AND state < 2"
+_IN_GROUP = "queue_items INDEXED BY ix_items_group WHERE lane = ?1 AND grp = ?2 AND grp != '' AND state < 2"
 _ALL_BEHIND = "UPDATE " + _IN_GROUP.replace("WHERE", "SET place = 1 WHERE") + " AND state = 0 AND place = 0"
 _FIRST_FREE = (
-    f"UPDATE items SET place = 0 WHERE seq = (SELECT seq FROM {_IN_GROUP} AND state = 0 AND place = 1 ORDER BY seq LIMIT 1)"  # noqa: S608
+    f"UPDATE queue_items SET place = 0 WHERE seq = (SELECT seq FROM {_IN_GROUP} AND state = 0 AND place = 1 ORDER BY seq LIMIT 1)"  # noqa: S608
     f" AND NOT EXISTS (SELECT 1 FROM {_IN_GROUP} AND state = 1 AND place = 0)"
 )
-_FORGOTTEN = _ROWS.replace("items", "items INDEXED BY ix_items_kept") + "state > 1 AND keep_until <= ? ORDER BY keep_until LIMIT ?"
-_PARTS = ("items", "bodies", "results", "attempts")
+_FORGOTTEN = (
+    _ROWS.replace("queue_items", "queue_items INDEXED BY ix_items_kept") + "state > 1 AND keep_until <= ? ORDER BY keep_until LIMIT ?"
+)
+_PARTS = ("queue_items", "queue_bodies", "queue_results", "queue_attempts")
 
 
 class SqliteQueue:
@@ -82,9 +88,9 @@ class SqliteQueue:
             return _put(db, items)
 
     def lease(self, wanted: Sequence[tuple[str, int]], now: float, until: float, owner: str) -> list[Lease]:
-        check_size(wanted)
+        lanes = merged(wanted)
         with self._file.transaction() as db:
-            rows = [row for lane, most in wanted for row in _ready(db, lane, most, now)]
+            rows = [row for lane, most in lanes.items() for row in _ready(db, lane, most, now)]
             return _hand_out(db, rows, attempts=1, owner=owner, until=until)
 
     def lanes(self, now: float) -> dict[str, float]:
@@ -97,21 +103,13 @@ class SqliteQueue:
             rows = _rows(db, (id for id, _ in leases))
             held = [id in rows and rows[id].held(epoch) for id, epoch in leases]
             seqs = [rows[id].seq for (id, _), valid in zip(leases, held, strict=True) if valid]
-            db.execute("UPDATE items SET lease_until = ? WHERE seq IN (SELECT value FROM json_each(?))", (until, listed(seqs)))
+            db.execute("UPDATE queue_items SET lease_until = ? WHERE seq IN (SELECT value FROM json_each(?))", (until, listed(seqs)))
             return held
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         check_settlements(settlements)
         with self._file.transaction() as db:
-            rows = _rows(db, (told.id for told in settlements))
-            held, changes, items = [], [], list[NewItem]()
-            for told in settlements:
-                row = rows.get(told.id)
-                held.append(row is not None and row.held(told.epoch))
-                if row is not None and held[-1]:
-                    del rows[told.id]  # the same lease a second time in one batch is no lease any more
-                    changes.append(settled(row, told))
-                    items.extend(told.items)
+            held, changes, items = ended(settlements, _rows(db, (told.id for told in settlements)))
             _change(db, changes)
             if items:
                 _put(db, items)
@@ -143,9 +141,10 @@ class SqliteQueue:
             until = kept_until(now, keep_until)
             waiting = [row for row in rows.values() if row.state == WAITING]
             leased = [row.seq for row in rows.values() if row.state == LEASED]
-            _change(db, [_cancelled(row, now, until) for row in waiting])
+            _change(db, [cancelled(row, now, until) for row in waiting])
             db.execute(
-                "UPDATE items SET cancelling = 1, keep_until = ? WHERE seq IN (SELECT value FROM json_each(?))", (until, listed(leased))
+                "UPDATE queue_items SET cancelling = 1, keep_until = ? WHERE seq IN (SELECT value FROM json_each(?))",
+                (until, listed(leased)),
             )
             words = ("cancelled", "cancelling", "settled", "settled")
             return [words[rows[id].state] if id in rows else "unknown" for id in ids]
@@ -156,8 +155,8 @@ class SqliteQueue:
             dead = {id: row for id, row in _rows(db, ids).items() if row.state == DEAD}
             _change(db, [Change(row=row, state=WAITING, attempt=0, due=now) for row in dead.values()])
             seqs = listed([row.seq for row in dead.values()])
-            db.execute("UPDATE items SET expires = ? WHERE seq IN (SELECT value FROM json_each(?))", (expires, seqs))
-            db.execute("DELETE FROM results WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
+            db.execute("UPDATE queue_items SET expires = ? WHERE seq IN (SELECT value FROM json_each(?))", (expires, seqs))
+            db.execute("DELETE FROM queue_results WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
             return [id in dead for id in ids]
 
     def purge(self, ids: Sequence[str]) -> list[bool]:
@@ -183,7 +182,7 @@ class SqliteQueue:
         before: tuple[float, str] | None = None,
         limit: int,
     ) -> list[Item]:
-        page = reading.Page(tuple(lanes), tuple(lane_prefixes), tuple(states), tag, before, max(0, min(limit, LIST_MAX)))
+        page = Page(tuple(lanes), tuple(lane_prefixes), tuple(states), tag, before, max(0, min(limit, LIST_MAX)))
         with self._file.reading() as db:
             return reading.listing(db, page)
 
@@ -195,8 +194,8 @@ class SqliteQueue:
         with self._file.transaction() as db:
             rows = [Row(*row) for row in db.execute(_FORGOTTEN, (now, limit))]
             _delete(db, rows)
-            keys = db.execute("SELECT lane, key FROM dedups WHERE until <= ? LIMIT ?", (now, limit)).fetchall()
-            db.executemany("DELETE FROM dedups WHERE lane = ? AND key = ?", keys)
+            keys = db.execute("SELECT lane, key FROM queue_dedups WHERE until <= ? LIMIT ?", (now, limit)).fetchall()
+            db.executemany("DELETE FROM queue_dedups WHERE lane = ? AND key = ?", keys)
             return len(rows) + len(keys)
 
     def close(self) -> None:
@@ -204,56 +203,46 @@ class SqliteQueue:
 
 
 def _put(db: sqlite3.Connection, items: Sequence[NewItem]) -> list[Put]:
-    known = {
-        id for (id,) in db.execute("SELECT id FROM items WHERE id IN (SELECT value FROM json_each(?))", (listed([i.id for i in items]),))
-    }
-    seq = db.execute("SELECT coalesce(max(seq), 0) FROM items").fetchone()[0]
+    known = {id for (id,) in db.execute(_KNOWN, (listed([item.id for item in items]),))}
+    told = admitted(items, known, _holders(db, items))
+    last = db.execute("SELECT coalesce(max(seq), 0) FROM queue_items").fetchone()[0]
     lanes: dict[str, int] = {}
-    answers, rows, bodies = [], [], []
-    groups: set[tuple[int, str]] = set()
+    rows, bodies = [], []
     added: defaultdict[int, int] = defaultdict(int)
-    for item in items:
-        first = item.id if item.id in known else _first_of_key(db, item) if item.dedup else ""
-        answers.append(Put(id=first or item.id, duplicate=bool(first)))
-        if first:
-            continue
-        known.add(item.id)
+    for seq, item in enumerate(told.items, last + 1):
         lane = lanes.get(item.lane) or lanes.setdefault(item.lane, _lane(db, item.lane))
-        seq += 1
         place = BEHIND if item.group else FREE
         row = (seq, item.id, lane, place, RANK_MAX - item.priority, item.due, item.expires, item.accepted_at)
         rows.append((*row, item.group, item.tag, item.dedup, item.dedup_until))
         if item.body:
             bodies.append((seq, item.body))
-        if item.group:
-            groups.add((lane, item.group))
         added[lane] += 1
     db.executemany(_INSERT, rows)
-    db.executemany("INSERT INTO bodies (seq, body) VALUES (?, ?)", bodies)
-    db.executemany("UPDATE lanes SET waiting = waiting + ? WHERE id = ?", ((number, lane) for lane, number in added.items()))
-    _regroup(db, groups)
-    return answers
+    db.executemany("INSERT INTO queue_bodies (seq, body) VALUES (?, ?)", bodies)
+    db.executemany("INSERT OR REPLACE INTO queue_dedups (lane, key, id, until) VALUES (?,?,?,?)", ((*k, *v) for k, v in told.keys.items()))
+    db.executemany("UPDATE queue_lanes SET waiting = waiting + ? WHERE id = ?", ((number, lane) for lane, number in added.items()))
+    _regroup(db, {(lanes[item.lane], item.group) for item in told.items if item.group})
+    return told.answers
 
 
-def _first_of_key(db: sqlite3.Connection, item: NewItem) -> str:
-    """The id that holds the item's dedup key; '' when this item is the first, which then holds it."""
-    found = db.execute(
-        "SELECT id FROM dedups WHERE lane = ? AND key = ? AND until > ?", (item.lane, item.dedup, item.accepted_at)
-    ).fetchone()
-    if found:
-        return str(found[0])
-    db.execute("INSERT OR REPLACE INTO dedups (lane, key, id, until) VALUES (?,?,?,?)", (item.lane, item.dedup, item.id, item.dedup_until))
-    return ""
+def _holders(db: sqlite3.Connection, items: Sequence[NewItem]) -> dict[tuple[str, str], tuple[str, float]]:
+    """Who holds the dedup keys that the items bring, and until when."""
+    found = {}
+    for key in {(item.lane, item.dedup) for item in items if item.dedup}:
+        row = db.execute("SELECT id, until FROM queue_dedups WHERE lane = ? AND key = ?", key).fetchone()
+        if row:
+            found[key] = row
+    return found
 
 
 def _lane(db: sqlite3.Connection, name: str) -> int:
-    found = db.execute("SELECT id FROM lanes WHERE name = ?", (name,)).fetchone()
-    return int(found[0]) if found else int(db.execute("INSERT INTO lanes (name) VALUES (?)", (name,)).lastrowid or 0)
+    found = db.execute("SELECT id FROM queue_lanes WHERE name = ?", (name,)).fetchone()
+    return int(found[0]) if found else int(db.execute("INSERT INTO queue_lanes (name) VALUES (?)", (name,)).lastrowid or 0)
 
 
 def _ready(db: sqlite3.Connection, name: str, most: int, now: float) -> list[tuple[Any, ...]]:
     """The first `most` leasable items of a lane: one search per priority that is there, none of those not yet due."""
-    found = db.execute("SELECT id FROM lanes WHERE name = ?", (name,)).fetchone()
+    found = db.execute("SELECT id FROM queue_lanes WHERE name = ?", (name,)).fetchone()
     rows: list[tuple[Any, ...]] = []
     rank = -1
     while found and len(rows) < most:
@@ -269,7 +258,6 @@ def _hand_out(
     db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], *, attempts: int, owner: str, until: float, place: int | None = None
 ) -> list[Lease]:
     """Lease `rows` (of _LEASE) under new epochs."""
-    rows = list({row[0]: row for row in rows}.values())  # a lane that was named twice gave its items twice
     db.execute(_TAKE, (attempts, owner, until, place, listed([row[0] for row in rows])))
     _count(db, ((row[11], row[12], LEASED) for row in rows))
     if place is not None:
@@ -295,10 +283,6 @@ def _rows(db: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Row]:
     return {row[1]: Row(*row) for row in db.execute(_BY_ID, (listed(list(ids)),))}
 
 
-def _cancelled(row: Row, now: float, until: float) -> Change:
-    return Change(row=row, state=DEAD, attempt=row.attempt, reason="cancelled", settled_at=now, keep_until=until)
-
-
 def _change(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
     """Write changes: rows, records, results, counters and the groups that they touch."""
     rows, records, results, dropped = [], [], [], []
@@ -315,9 +299,9 @@ def _change(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
         if change.result:
             results.append((row.seq, change.result))
     db.executemany(_CHANGE, rows)
-    db.executemany("INSERT INTO attempts (seq, n, record) VALUES (?,?,?)", records)
-    db.executemany("DELETE FROM attempts WHERE seq = ? AND n <= ?", dropped)
-    db.executemany("INSERT INTO results (seq, result) VALUES (?,?)", results)
+    db.executemany("INSERT INTO queue_attempts (seq, n, record) VALUES (?,?,?)", records)
+    db.executemany("DELETE FROM queue_attempts WHERE seq = ? AND n <= ?", dropped)
+    db.executemany("INSERT INTO queue_results (seq, result) VALUES (?,?)", results)
     _count(db, ((change.row.lane, change.row.state, change.state) for change in changes))
     _regroup(db, {(change.row.lane, change.row.group) for change in changes if change.row.group})
 
@@ -329,7 +313,7 @@ def _delete(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
     _count(db, ((row.lane, row.state, None) for row in rows))
     lanes = listed(list({row.lane for row in rows}))
     empty = "waiting = 0 AND leased = 0 AND done = 0 AND dead = 0"
-    db.execute(f"DELETE FROM lanes WHERE id IN (SELECT value FROM json_each(?)) AND {empty}", (lanes,))  # noqa: S608
+    db.execute(f"DELETE FROM queue_lanes WHERE id IN (SELECT value FROM json_each(?)) AND {empty}", (lanes,))  # noqa: S608
     _regroup(db, {(row.lane, row.group) for row in rows if row.group and row.state == WAITING})
 
 
@@ -342,7 +326,7 @@ def _count(db: sqlite3.Connection, moves: Iterable[tuple[Any, int, int | None]])
             if new is not None:
                 deltas[lane][new] += 1
     db.executemany(
-        "UPDATE lanes SET waiting = waiting + ?, leased = leased + ?, done = done + ?, dead = dead + ? WHERE id = ?",
+        "UPDATE queue_lanes SET waiting = waiting + ?, leased = leased + ?, done = done + ?, dead = dead + ? WHERE id = ?",
         ((*delta, lane) for lane, delta in deltas.items()),
     )
 

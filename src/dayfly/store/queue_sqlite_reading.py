@@ -5,49 +5,38 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from dayfly.store.durable_sqlite import listed
-from dayfly.store.queue import STATES, Item, State
+from dayfly.store.queue import STATES, Item, Page
+from dayfly.store.queue_rules import item_of
 
 # A loose scan of the index: from the first entry of each (lane, rank) straight to the next one's, however many lie between.
 _LANES = """
 WITH RECURSIVE found (seq) AS (
-    SELECT (SELECT seq FROM items INDEXED BY ix_items_ready WHERE state = 0 AND place = 0 ORDER BY lane, rank, due LIMIT 1)
+    SELECT (SELECT seq FROM queue_items INDEXED BY ix_items_ready WHERE state = 0 AND place = 0 ORDER BY lane, rank, due LIMIT 1)
     UNION ALL
     SELECT coalesce(
-        (SELECT seq FROM items INDEXED BY ix_items_ready WHERE lane = i.lane AND rank > i.rank AND state = 0 AND place = 0
+        (SELECT seq FROM queue_items INDEXED BY ix_items_ready WHERE lane = i.lane AND rank > i.rank AND state = 0 AND place = 0
          ORDER BY rank, due LIMIT 1),
-        (SELECT seq FROM items INDEXED BY ix_items_ready WHERE lane > i.lane AND state = 0 AND place = 0 ORDER BY lane, rank, due LIMIT 1))
-    FROM found JOIN items i ON i.seq = found.seq
+        (SELECT seq FROM queue_items INDEXED BY ix_items_ready WHERE lane > i.lane AND state = 0 AND place = 0
+         ORDER BY lane, rank, due LIMIT 1))
+    FROM found JOIN queue_items i ON i.seq = found.seq
 )
-SELECT l.name, min(i.due) FROM found JOIN items i ON i.seq = found.seq JOIN lanes l ON l.id = i.lane GROUP BY l.id
+SELECT l.name, min(i.due) FROM found JOIN queue_items i ON i.seq = found.seq JOIN queue_lanes l ON l.id = i.lane GROUP BY l.id
 """
 _ITEMS = """
 SELECT i.seq, i.id, l.name, {body}, i.accepted_at, i.due, i.expires, 9 - i.rank, i.grp, i.dedup, i.dedup_until, i.tag, i.state, i.epoch,
        i.attempt, i.reason, {result}, i.settled_at, i.keep_until, i.cancelling
-FROM items i JOIN lanes l ON l.id = i.lane {joins} WHERE {where}
+FROM queue_items i JOIN queue_lanes l ON l.id = i.lane {joins} WHERE {where}
 """
 _WHOLE = _ITEMS.format(
     body="coalesce(b.body, x'')",
     result="coalesce(r.result, x'')",
-    joins="LEFT JOIN bodies b ON b.seq = i.seq LEFT JOIN results r ON r.seq = i.seq",
+    joins="LEFT JOIN queue_bodies b ON b.seq = i.seq LEFT JOIN queue_results r ON r.seq = i.seq",
     where="i.id IN (SELECT value FROM json_each(?))",
 )
-_ATTEMPTS = "SELECT seq, record FROM attempts WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq, n"
+_ATTEMPTS = "SELECT seq, record FROM queue_attempts WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq, n"
 _NO_BYTES = "x''"
 _LAST = "\U0010ffff"  # sorts behind whatever a name goes on with
-
-
-class Page(msgspec.Struct, frozen=True):
-    """What a list asks for (queue.py says what each means)."""
-
-    lanes: tuple[str, ...]
-    lane_prefixes: tuple[str, ...]
-    states: tuple[State, ...]
-    tag: str
-    before: tuple[float, str] | None
-    limit: int
 
 
 def lanes(db: sqlite3.Connection) -> dict[str, float]:
@@ -87,7 +76,7 @@ def _newest(
     """The newest of many searches. Each one reads only what is newer than the oldest that the ones before it left in the page."""
     before = " AND (accepted_at, id) < (?, ?)" if page.before else ""
     statement = (
-        f"SELECT accepted_at, id, seq FROM items INDEXED BY {index} WHERE {where}{before} AND (accepted_at, id) >= (?, ?)"  # noqa: S608
+        f"SELECT accepted_at, id, seq FROM queue_items INDEXED BY {index} WHERE {where}{before} AND (accepted_at, id) >= (?, ?)"  # noqa: S608
         " ORDER BY accepted_at DESC, id DESC LIMIT ?"
     )
     newest: list[tuple[float, str, int]] = []
@@ -100,7 +89,7 @@ def _newest(
 
 def _lanes(db: sqlite3.Connection, names: Sequence[str], prefixes: Sequence[str]) -> list[tuple[int, str, int, int, int, int]]:
     """(id, name, four counters) of the lanes meant; of all when nothing is named."""
-    columns = "SELECT id, name, waiting, leased, done, dead FROM lanes"
+    columns = "SELECT id, name, waiting, leased, done, dead FROM queue_lanes"
     if not names and not prefixes:
         return db.execute(columns).fetchall()
     found = db.execute(f"{columns} WHERE name IN (SELECT value FROM json_each(?))", (listed(names),)).fetchall()  # noqa: S608
@@ -113,31 +102,4 @@ def _read(db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Item]:
     attempts: dict[object, list[bytes]] = {}
     for seq, record in db.execute(_ATTEMPTS, (listed([row[0] for row in rows]),)):
         attempts.setdefault(seq, []).append(record)
-    return [
-        Item(
-            id=id,
-            lane=lane,
-            body=body,
-            accepted_at=accepted_at,
-            due=due,
-            expires=expires,
-            priority=priority,
-            group=group,
-            dedup=dedup,
-            dedup_until=dedup_until,
-            tag=tag,
-            state=STATES[state],
-            epoch=epoch,
-            attempt=attempt,
-            attempts=tuple(attempts.get(seq, ())),
-            reason=reason,
-            result=result,
-            settled_at=settled_at,
-            keep_until=keep_until,
-            cancelling=bool(cancelling),
-        )
-        for (
-            seq, id, lane, body, accepted_at, due, expires, priority, group, dedup, dedup_until, tag, state, epoch, attempt, reason, result,
-            settled_at, keep_until, cancelling,
-        ) in rows
-    ]  # fmt: skip
+    return [item_of(row, attempts.get(row[0], [])) for row in rows]

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from dayfly.store.queue import Queue
+from dayfly.store.queue_postgres import PostgresQueue
 from dayfly.store.queue_sqlite import SqliteQueue
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
     """Where the durable rows are: a file's path, or PostgreSQL's address."""
     return tmp_path / "durable.db" if request.param == "sqlite" else str(request.getfixturevalue("postgres"))
@@ -22,7 +23,7 @@ def open_queue(database: str | Path) -> Iterator[Callable[[], Queue]]:
     with ExitStack() as stack:
 
         def opened() -> Queue:
-            queue: Queue = SqliteQueue(database)
+            queue: Queue = SqliteQueue(database) if isinstance(database, Path) else PostgresQueue(database)
             stack.callback(queue.close)
             return queue
 

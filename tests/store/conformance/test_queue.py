@@ -111,11 +111,11 @@ def test_items_leave_by_priority_then_due_then_acceptance(queue: Queue) -> None:
 
 
 def test_each_lane_gives_what_was_asked_of_it(queue: Queue) -> None:
-    put(queue, "a1", "a2", "a3", lane="n/a")
+    put(queue, "a1", "a2", "a3", "a4", "a5", lane="n/a")
     put(queue, "b1", lane="n/b")
     wanted = [("n/b", 5), ("n/none", 5), ("n/a", 2)]
     assert names(queue.lease(wanted, NOW, LATER, "me")) == ["b1", "a1", "a2"]
-    assert names(queue.lease([("n/a", 1), ("n/a", 1)], NOW, LATER, "me")) == ["a3"]
+    assert names(queue.lease([("n/a", 1), ("n/a", 1)], NOW, LATER, "me")) == ["a3", "a4"]
 
 
 def test_what_has_expired_is_not_leased_but_handed_out_to_be_buried(queue: Queue) -> None:
@@ -435,6 +435,8 @@ def test_batches_results_and_brought_items_have_bounds(queue: Queue) -> None:
     for leases in (lambda: queue.extend(many, NOW), lambda: queue.give_back(many, NOW, NOW), lambda: queue.lease(many, NOW, LATER, "me")):
         with pytest.raises(ValueError, match="batch"):
             leases()
+    with pytest.raises(ValueError, match="at once"):
+        lease(queue, bounds.BATCH_MAX + 1)
     put(queue, "a")
     (taken,) = lease(queue)
     for wrong in ({"result": b"x" * (bounds.BODY_BYTES_MAX + 1)}, {"record": b"x" * (bounds.BODY_BYTES_MAX + 1)}, {"items": (new(""),)}):
