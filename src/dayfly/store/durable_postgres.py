@@ -61,6 +61,21 @@ CREATE TABLE queue_counts (
     lane TEXT COLLATE "C" NOT NULL, shard SMALLINT NOT NULL, waiting BIGINT NOT NULL, leased BIGINT NOT NULL, done BIGINT NOT NULL,
     dead BIGINT NOT NULL, PRIMARY KEY (lane, shard)
 ) WITH (fillfactor = 50);
+CREATE TABLE log_streams (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name TEXT COLLATE "C" NOT NULL UNIQUE, first BIGINT NOT NULL DEFAULT 1,
+    last BIGINT NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE TABLE log_events (
+    stream BIGINT NOT NULL, position BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL, body BYTEA NOT NULL, PRIMARY KEY (stream, position)
+);
+CREATE TABLE log_cursors (
+    stream BIGINT NOT NULL, subscriber TEXT COLLATE "C" NOT NULL, position BIGINT NOT NULL, PRIMARY KEY (stream, subscriber)
+);
+CREATE TABLE kv_entries (
+    key TEXT COLLATE "C" NOT NULL PRIMARY KEY, value BYTEA NOT NULL, version BIGINT NOT NULL, expires DOUBLE PRECISION
+);
+CREATE INDEX ix_kv_entries_expires ON kv_entries (expires) WHERE expires IS NOT NULL;
+CREATE SEQUENCE kv_version;
 """
 STEPS: tuple[str, ...] = (_FIRST,)
 

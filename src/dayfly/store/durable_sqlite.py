@@ -47,6 +47,16 @@ CREATE TABLE queue_dedups (
     lane TEXT NOT NULL, key TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (lane, key)
 ) WITHOUT ROWID;
 CREATE INDEX ix_dedups_until ON queue_dedups (until);
+CREATE TABLE log_streams (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, first INTEGER NOT NULL, last INTEGER NOT NULL);
+CREATE TABLE log_events (stream INTEGER NOT NULL, position INTEGER NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX ix_log_events ON log_events (stream, position);
+CREATE TABLE log_cursors (
+    stream INTEGER NOT NULL, subscriber TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (stream, subscriber)
+) WITHOUT ROWID;
+CREATE TABLE kv_entries (key TEXT NOT NULL UNIQUE, value BLOB NOT NULL, version INTEGER NOT NULL, expires REAL);
+CREATE INDEX ix_kv_expires ON kv_entries (expires) WHERE expires IS NOT NULL;
+CREATE TABLE kv_version (last INTEGER NOT NULL);
+INSERT INTO kv_version VALUES (0);
 """
 STEPS: tuple[str, ...] = (_FIRST,)
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dayfly.store.durable import open_kv as kv_at
+from dayfly.store.durable import open_log as log_at
+from dayfly.store.durable import open_queue as queue_at
+from dayfly.store.kv import KV
+from dayfly.store.log import Log
 from dayfly.store.queue import Queue
-from dayfly.store.queue_postgres import PostgresQueue
-from dayfly.store.queue_sqlite import SqliteQueue
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -18,18 +22,42 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
 
 
 @pytest.fixture
-def open_queue(database: str | Path) -> Iterator[Callable[[], Queue]]:
-    """Opens one more Queue on the database; all are closed after the test."""
+def closing() -> Iterator[Callable[[Any], Any]]:
+    """Closes what it is given when the test is over."""
     with ExitStack() as stack:
 
-        def opened() -> Queue:
-            queue: Queue = SqliteQueue(database) if isinstance(database, Path) else PostgresQueue(database)
-            stack.callback(queue.close)
-            return queue
+        def kept(opened: Any) -> Any:
+            stack.callback(opened.close)
+            return opened
 
-        yield opened
+        yield kept
+
+
+@pytest.fixture
+def open_queue(database: str | Path, closing: Callable[[Any], Any]) -> Callable[[], Queue]:
+    return lambda: closing(queue_at(database))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def open_log(database: str | Path, closing: Callable[[Any], Any]) -> Callable[[], Log]:
+    return lambda: closing(log_at(database))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def open_kv(database: str | Path, closing: Callable[[Any], Any]) -> Callable[[], KV]:
+    return lambda: closing(kv_at(database))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
 def queue(open_queue: Callable[[], Queue]) -> Queue:
     return open_queue()
+
+
+@pytest.fixture
+def log(open_log: Callable[[], Log]) -> Log:
+    return open_log()
+
+
+@pytest.fixture
+def kv(open_kv: Callable[[], KV]) -> KV:
+    return open_kv()
