@@ -4,12 +4,16 @@ Each primitive has a connection of its own; one more, for a thread that only rea
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from dayfly.store.kv import KV
 from dayfly.store.log import Log
 from dayfly.store.queue import Queue
+
+if TYPE_CHECKING:
+    from dayfly.store.server import Server
 
 
 class Durable(msgspec.Struct, frozen=True):
@@ -25,23 +29,23 @@ class Durable(msgspec.Struct, frozen=True):
             part.close()
 
 
-def open_durable(where: Path | str) -> Durable:
-    """In the file `where` (durable.db), or in the PostgreSQL database of that DSN. Raises Refusal data_unusable or storage_full."""
+def open_durable(where: "Path | Server") -> Durable:
+    """In the file `where` (durable.db), or in that PostgreSQL database. Raises Refusal data_unusable or storage_full."""
     return Durable(queue=open_queue(where), log=open_log(where), kv=open_kv(where))
 
 
-def open_queue(where: Path | str) -> Queue:
+def open_queue(where: "Path | Server") -> Queue:
     """The queue alone."""
     if isinstance(where, Path):
         from dayfly.store.queue_sqlite import SqliteQueue
 
         return SqliteQueue(where)
-    from dayfly.store.queue_postgres import PostgresQueue  # psycopg is an extra, and 40 ms to import
+    from dayfly.store.queue_postgres import PostgresQueue  # its driver is an extra
 
     return PostgresQueue(where)
 
 
-def open_log(where: Path | str) -> Log:
+def open_log(where: "Path | Server") -> Log:
     """The log alone."""
     if isinstance(where, Path):
         from dayfly.store.log_sqlite import SqliteLog
@@ -52,7 +56,7 @@ def open_log(where: Path | str) -> Log:
     return PostgresLog(where)
 
 
-def open_kv(where: Path | str) -> KV:
+def open_kv(where: "Path | Server") -> KV:
     """Keys and values alone."""
     if isinstance(where, Path):
         from dayfly.store.kv_sqlite import SqliteKV

@@ -1,31 +1,29 @@
-"""The same rows in PostgreSQL: one connection, schema steps, transactions, and its errors in our words.
+"""The same rows in PostgreSQL: one connection, schema steps, transactions that may be done again.
 
-Imported only where a DSN is given, because psycopg is an extra. A connection that broke is made again by the next verb; the one that broke
-it raises Refusal data_unusable, and whether it was committed nobody knows (verbs may be repeated: ids, epochs and versions see to that).
+Imported only where a platform uses PostgreSQL. Not store/database.py's transactions, which take one lock for the whole database: several
+owners lease at once here, and each verb takes the locks of what it touches. A connection that broke is made again by the next verb.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
 
 from dayfly.core.model.errors import Refusal
+from dayfly.store.server import Server
+from dayfly.store.trouble import Doubtful
 
-CONNECT_SECONDS_MAX = 5
-STATEMENT_MS_MAX = 30_000
-LOCK_MS_MAX = 10_000
 TRIES_MAX = 5  # of a transaction that met another one in a deadlock
 LOCKS = 1024  # advisory locks by hash, so that a large batch does not fill the server's table of locks
-_LOCK_CLASS = 0x44464C59  # the first of the two numbers of our advisory locks
 SCHEMA_LOCK = LOCKS
-
-_OPTIONS = f"-c statement_timeout={STATEMENT_MS_MAX} -c lock_timeout={LOCK_MS_MAX} -c jit=off -c enable_seqscan=off"
-_FULL = ("53100", "53200")
-_DAMAGED = ("58030", "XX001", "XX002")
-_FORBIDDEN = ("25006", "42501")
+_LOCK_CLASS = 0x44464C59  # "DFLY", the first of the two numbers of our advisory locks
+_SESSION = (
+    "SET jit = off",
+    "SET enable_seqscan = off",  # every statement has its index; statistics of a table that was empty a moment ago say otherwise
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+)
 
 Tx = psycopg.Cursor[Any]
 _T = TypeVar("_T")
@@ -81,34 +79,56 @@ STEPS: tuple[str, ...] = (_FIRST,)
 
 
 class DurableServer:
-    """One connection to the database at `dsn` (anything libpq understands), whose tables are made if they are not there."""
+    """One connection to a database, whose tables are made if they are not there. Raises Refusal storage_full or data_unusable."""
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self.where = _shown(dsn)
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._connection: psycopg.Connection[Any] | None = None
         self.run(_prepare)
 
     def run(self, verb: Callable[[Tx], _T]) -> _T:
-        """Do `verb` in one transaction, durable at its end. It may be done again, after a deadlock: it must change nothing else."""
+        """Do `verb` in one transaction, durable at its end. It may be done again, after a deadlock: it must change nothing else.
+        Raises Doubtful when the connection broke during the commit; verbs may be repeated, as ids, epochs and versions tell."""
         with self._translated():
-            for tries in range(TRIES_MAX):
-                connection = self._open()
+            for _ in range(TRIES_MAX - 1):
                 try:
-                    with connection.transaction(), connection.cursor() as tx:
-                        return verb(tx)
+                    return self._once(verb)
                 except (errors.DeadlockDetected, errors.SerializationFailure):
-                    if tries == TRIES_MAX - 1:
-                        raise
-        raise AssertionError("the last try returned or raised")
+                    continue
+            return self._once(verb)
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
-    def _open(self) -> psycopg.Connection[Any]:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._dsn)
+    def _once(self, verb: Callable[[Tx], _T]) -> _T:
+        connection = self._begun()
+        try:
+            with connection.cursor() as tx:
+                answer = verb(tx)
+        except BaseException:
+            if not connection.closed:
+                connection.rollback()
+            raise
+        try:
+            connection.commit()
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise Doubtful(self._server) from error
+            raise
+        return answer
+
+    def _begun(self) -> psycopg.Connection[Any]:
+        """The connection with a transaction begun: a new one where the server had gone while nobody looked."""
+        if self._connection is not None and not self._connection.closed:
+            try:
+                self._connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                return self._connection
+            except psycopg.OperationalError:
+                if not self._connection.closed:
+                    raise
+        self._connection = connect(self._server)
+        self._connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         return self._connection
 
     @contextmanager
@@ -116,35 +136,17 @@ class DurableServer:
         try:
             yield
         except psycopg.Error as error:
-            if self._connection is not None and self._connection.broken:
-                self._connection.close()
-            raise refusal_for(error, self.where) or error from error
+            raise self._server.refusal(error) or error from error
 
 
-def connect(dsn: str) -> psycopg.Connection[Any]:
-    """A connection with our bounds, whose commits are durable whatever the server's default. Raises psycopg.Error."""
-    given = conninfo_to_dict(dsn, connect_timeout=CONNECT_SECONDS_MAX, application_name="dayfly")
-    options = f"{_OPTIONS} {given.pop('options', None) or ''}".strip()
-    connection = psycopg.connect(**given, options=options, autocommit=True, prepare_threshold=2)  # type: ignore[arg-type]
-    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-    with suppress(errors.InsufficientPrivilege):
-        connection.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
+def connect(server: Server) -> psycopg.Connection[Any]:
+    """A connection whose commits are durable whatever the server's default. Raises psycopg.Error."""
+    connection = server.connect()
+    connection.autocommit = True  # BEGIN is ours
+    connection.prepare_threshold = 2
+    for statement in _SESSION:
+        connection.execute(statement)
     return connection
-
-
-def refusal_for(error: psycopg.Error, where: str) -> Refusal | None:
-    """What to tell a person about `error`; None when it is a defect of ours rather than a state of the server."""
-    state = error.sqlstate or ""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")[:500]
-    if state in _FULL:
-        return Refusal("storage_full", f"{where} has no space left: {said}.")
-    if state in _DAMAGED:
-        return Refusal("data_unusable", f"{where} cannot read or write its files, or they are damaged: {said}.")
-    if state in _FORBIDDEN:
-        return Refusal("data_unusable", f"{where} does not let us write: {said}.")
-    if isinstance(error, psycopg.OperationalError):
-        return Refusal("data_unusable", f"{where} cannot be reached, or did not get to it in time: {said}.")
-    return None
 
 
 def lock(tx: Tx, *keys: tuple[str, ...]) -> None:
@@ -175,12 +177,3 @@ def _prepare(tx: Tx) -> None:
         )
     if found < len(STEPS):
         upgrade(tx, found, len(STEPS))
-
-
-def _shown(dsn: str) -> str:
-    """The address without its password."""
-    try:
-        parts = conninfo_to_dict(dsn)
-    except psycopg.Error:
-        raise Refusal("data_unusable", "The database's address is none that libpq understands: postgresql://USER@HOST/DATABASE.") from None
-    return f"PostgreSQL's database {parts.get('dbname') or ''!r} at {parts.get('host') or 'this machine'}"

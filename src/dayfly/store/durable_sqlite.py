@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from dayfly.core.model.errors import Refusal
+from dayfly.store import room
 from dayfly.store.database import refusal_for
 
 APPLICATION_ID = 0x44464C59  # "DFLY", in the file's head: other databases are refused untouched
@@ -110,8 +111,7 @@ class DurableFile:
             raise refusal_for(error, self.path) or error from error
 
     def _prepare(self) -> None:
-        if self.db.execute("PRAGMA page_count").fetchone()[0] == 0:  # only an empty file can be told: room that was used can be given back
-            self.db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        room.choose(self.db)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", f"cache_size=-{CACHE_KB}", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
             self.db.execute(f"PRAGMA {pragma}")
         if self._format() == len(STEPS):

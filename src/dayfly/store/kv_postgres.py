@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dayfly.store.durable_postgres import DurableServer, Tx, lock
 from dayfly.store.kv import LIST_MAX, NEVER, Entry, Write, Written, bounded, check, deleted, written
+from dayfly.store.server import Server
 
 _LIVE = "(expires IS NULL OR expires > %s)"
 _VERSIONS = f"SELECT key, version FROM kv_entries WHERE key = ANY(%s::text[]) AND {_LIVE}"  # noqa: S608 (our own text)
@@ -22,10 +23,10 @@ _LAST = "\U0010ffff"  # sorts behind whatever a key goes on with
 
 
 class PostgresKV:
-    """The `KV` in the database at `dsn`."""
+    """The `KV` in that database."""
 
-    def __init__(self, dsn: str) -> None:
-        self._server = DurableServer(dsn)
+    def __init__(self, server: Server) -> None:
+        self._server = DurableServer(server)
 
     def get(self, keys: Sequence[str], now: float) -> list[Entry | None]:
         check(keys)

@@ -6,6 +6,7 @@ from psycopg.errors import SerializationFailure
 
 from dayfly.store.durable_postgres import DurableServer, Tx
 from dayfly.store.log import READ_MAX, TRIM_MAX, Append, Appended, Cursor, Ends, Event, appended, bounded, check, check_cursors
+from dayfly.store.server import Server
 
 _MAKE = "INSERT INTO log_streams (name) SELECT unnest(%s::text[]) ON CONFLICT (name) DO NOTHING"
 _LOCK = "SELECT name, id, last FROM log_streams WHERE name = ANY(%s::text[]) ORDER BY name FOR UPDATE"
@@ -24,10 +25,10 @@ ON CONFLICT (stream, subscriber) DO UPDATE SET position = greatest(c.position, e
 
 
 class PostgresLog:
-    """The `Log` in the database at `dsn`."""
+    """The `Log` in that database."""
 
-    def __init__(self, dsn: str) -> None:
-        self._server = DurableServer(dsn)
+    def __init__(self, server: Server) -> None:
+        self._server = DurableServer(server)
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         check(appends)

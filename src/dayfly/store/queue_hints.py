@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 
-from dayfly.store.durable_postgres import Tx, connect, refusal_for
+from dayfly.store.durable_postgres import Tx, connect
+from dayfly.store.server import Server
 
 CHANNEL = "dayfly_queue"
 HINT_SECONDS = 0.02  # at most one NOTIFY in so long: each one makes all commits of the database stand in line
@@ -32,8 +33,8 @@ class PostgresHints:
     """Tells a thread of another process when something was put, on a connection of its own. A hint may be missed (the server
     restarted, a slow commit): whoever waits looks again after its own time, at the latest."""
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._connection: psycopg.Connection[Any] | None = None
         self._echo = 0.0  # when to look once more, on the monotonic clock; 0: not
 
@@ -45,7 +46,7 @@ class PostgresHints:
             heard = any(True for _ in self._open().notifies(timeout=pause, stop_after=1))
         except psycopg.Error as error:
             self.close()
-            raise refusal_for(error, "PostgreSQL") or error from error
+            raise self._server.refusal(error) or error from error
         if heard:
             self._echo = time.monotonic() + ECHO_SECONDS
             return True
@@ -61,7 +62,7 @@ class PostgresHints:
 
     def _open(self) -> psycopg.Connection[Any]:
         if self._connection is None:
-            self._connection = connect(self._dsn)
+            self._connection = connect(self._server)
             self._connection.execute(f"LISTEN {CHANNEL}")
             self._echo = time.monotonic()  # what was put before we listened
         return self._connection

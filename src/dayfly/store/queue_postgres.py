@@ -34,15 +34,16 @@ from dayfly.store.queue_rules import (
     merged,
     returned,
 )
+from dayfly.store.server import Server
 
 _PARTS = ("queue_items", "queue_bodies", "queue_results", "queue_attempts")
 
 
 class PostgresQueue:
-    """The `Queue` in the database at `dsn`, on one connection. Several of them, anywhere, may work at once."""
+    """The `Queue` in that database, on one connection. Several of them, anywhere, may work at once."""
 
-    def __init__(self, dsn: str) -> None:
-        self._server = DurableServer(dsn)
+    def __init__(self, server: Server) -> None:
+        self._server = DurableServer(server)
         self._announcer = Announcer()
 
     def _hand_out(self, tx: Tx, statement: str, named: dict[str, Any]) -> list[Lease]:

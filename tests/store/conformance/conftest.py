@@ -13,12 +13,7 @@ from dayfly.store.durable import open_queue as queue_at
 from dayfly.store.kv import KV
 from dayfly.store.log import Log
 from dayfly.store.queue import Queue
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
-    """Where the durable rows are: a file's path, or PostgreSQL's address."""
-    return tmp_path / "durable.db" if request.param == "sqlite" else str(request.getfixturevalue("postgres"))
+from dayfly.store.server import Server
 
 
 @pytest.fixture
@@ -34,18 +29,18 @@ def closing() -> Iterator[Callable[[Any], Any]]:
 
 
 @pytest.fixture
-def open_queue(database: str | Path, closing: Callable[[Any], Any]) -> Callable[[], Queue]:
-    return lambda: closing(queue_at(database))  # type: ignore[no-any-return]
+def open_queue(where: Path | Server, closing: Callable[[Any], Any]) -> Callable[[], Queue]:
+    return lambda: closing(queue_at(where))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-def open_log(database: str | Path, closing: Callable[[Any], Any]) -> Callable[[], Log]:
-    return lambda: closing(log_at(database))  # type: ignore[no-any-return]
+def open_log(where: Path | Server, closing: Callable[[Any], Any]) -> Callable[[], Log]:
+    return lambda: closing(log_at(where))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-def open_kv(database: str | Path, closing: Callable[[Any], Any]) -> Callable[[], KV]:
-    return lambda: closing(kv_at(database))  # type: ignore[no-any-return]
+def open_kv(where: Path | Server, closing: Callable[[Any], Any]) -> Callable[[], KV]:
+    return lambda: closing(kv_at(where))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
