@@ -80,20 +80,24 @@ class DurableFile:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, durable at the end."""
         with self._translated():
-            self.db.execute("BEGIN IMMEDIATE")
+            self._begin("BEGIN IMMEDIATE")
             try:
                 yield self.db
-                self.db.execute("COMMIT")
+                self.commit()
             except BaseException:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
 
+    def commit(self) -> None:
+        """The moment from which a transaction is durable."""
+        self.db.execute("COMMIT")
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Several statements that see one state."""
         with self._translated():
-            self.db.execute("BEGIN")
+            self._begin("BEGIN")
             try:
                 yield self.db
             finally:
@@ -102,6 +106,11 @@ class DurableFile:
 
     def close(self) -> None:
         self.db.close()
+
+    def _begin(self, statement: str) -> None:
+        if self.db.in_transaction:  # its rollback failed too: the disk had its say in between
+            self.db.execute("ROLLBACK")
+        self.db.execute(statement)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
