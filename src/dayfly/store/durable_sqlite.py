@@ -37,7 +37,7 @@ CREATE UNIQUE INDEX ix_items_id ON queue_items (id);
 CREATE INDEX ix_items_ready ON queue_items (lane, rank, due) WHERE state = 0 AND place = 0;
 CREATE INDEX ix_items_listed ON queue_items (lane, state, accepted_at, id);
 CREATE INDEX ix_items_tag ON queue_items (tag, state, accepted_at, id) WHERE tag != '';
-CREATE INDEX ix_items_group ON queue_items (lane, grp, state, place) WHERE grp != '' AND state < 2;
+CREATE INDEX ix_items_group ON queue_items (lane, grp, state, place) WHERE grp != '';
 CREATE INDEX ix_items_expires ON queue_items (expires) WHERE state = 0;
 CREATE INDEX ix_items_leased ON queue_items (lease_until) WHERE state = 1;
 CREATE INDEX ix_items_kept ON queue_items (keep_until) WHERE state > 1;

@@ -40,10 +40,10 @@ class PostgresHints:
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait for a hint; True: look now. After a hint the next wait ends ECHO_SECONDS later by itself. Raises Refusal data_unusable."""
-        now = time.monotonic()
-        pause = min(timeout_seconds, max(0.0, self._echo - now)) if self._echo else timeout_seconds
         try:
-            heard = any(True for _ in self._open().notifies(timeout=pause, stop_after=1))
+            connection = self._open()
+            pause = min(timeout_seconds, max(0.0, self._echo - time.monotonic())) if self._echo else timeout_seconds
+            heard = any(True for _ in connection.notifies(timeout=pause, stop_after=1))
         except psycopg.Error as error:
             self.close()
             raise self._server.refusal(error) or error from error

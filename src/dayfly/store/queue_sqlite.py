@@ -64,7 +64,7 @@ _CHANGE = (
     "UPDATE queue_items SET state = ?, place = ?, attempt = ?, due = coalesce(?, due), reason = ?, settled_at = ?, keep_until = ?,"
     " records = ?, owner = '', lease_until = 0, cancelling = 0 WHERE seq = ?"
 )
-_IN_GROUP = "queue_items INDEXED BY ix_items_group WHERE lane = ?1 AND grp = ?2 AND grp != '' AND state < 2"
+_IN_GROUP = "queue_items INDEXED BY ix_items_group WHERE lane = ?1 AND grp = ?2 AND grp != ''"
 _ALL_BEHIND = "UPDATE " + _IN_GROUP.replace("WHERE", "SET place = 1 WHERE") + " AND state = 0 AND place = 0"
 _FIRST_FREE = (
     f"UPDATE queue_items SET place = 0 WHERE seq = (SELECT seq FROM {_IN_GROUP} AND state = 0 AND place = 1 ORDER BY seq LIMIT 1)"  # noqa: S608
