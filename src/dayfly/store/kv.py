@@ -36,6 +36,8 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key has. `expires`: epoch seconds, or NEVER."""
+
     key: str
     value: bytes
     version: int

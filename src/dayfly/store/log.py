@@ -36,6 +36,8 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a stream. `at`: epoch seconds, as its writer said."""
+
     position: int
     at: float
     body: bytes

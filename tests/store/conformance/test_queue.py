@@ -131,6 +131,16 @@ def test_what_has_expired_is_not_leased_but_handed_out_to_be_buried(queue: Queue
     assert (one(queue, "old").reason, one(queue, "old").attempt) == ("expired", 0)
 
 
+def test_being_handed_out_to_be_buried_is_no_attempt_whatever_is_said_of_it(queue: Queue) -> None:
+    put(queue, "a", expires=NOW + 1)
+    queue.settle([told(lease(queue)[0], "waiting", due=NOW)])
+    for _ in range(2):
+        (dying,) = queue.expire(NOW + 1, 10)
+        assert dying.attempt == 1 and queue.give_back([("a", dying.epoch)], NOW, NOW) == [True]
+    (dying,) = queue.expire(NOW + 1, 10)
+    assert queue.settle([told(dying, "dead", counted=False)]) == [True] and one(queue, "a").attempt == 1
+
+
 def test_expiring_goes_in_steps_oldest_first(queue: Queue) -> None:
     queue.put([new(str(n), expires=float(n)) for n in (3, 1, 2)])
     assert [names(queue.expire(NOW, 2)), names(queue.expire(NOW, 2))] == [["1", "2"], ["3"]]

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import psycopg
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -447,12 +448,14 @@ def crash_in_postgres(queue: PostgresQueue, step: int) -> Iterator[Callable[[], 
     yield over
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_any_sequence_of_verbs_and_crashes_keeps_the_laws(where: Path | Server) -> None:
     class Machine(QueueAndModel):
         crashing = staticmethod(crash_in_sqlite if isinstance(where, Path) else crash_in_postgres)  # type: ignore[assignment]
 
     Machine.where = where
-    examples = 150 if isinstance(where, Path) else 40
+    examples = 60 if isinstance(where, Path) else 20
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Machine, settings=settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
     )
