@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dayfly.core.decide import access
-from dayfly.core.model.function import Alias, Catalog, Function, FunctionConfig, Token, Version
+from dayfly.core.model.function import Alias, Catalog, Function, FunctionConfig, Packed, Token, Version
 from dayfly.core.model.settings import Settings
+from dayfly.core.wire.packed import pack
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
 from dayfly.gateway.fleet import Fleet
@@ -30,6 +31,11 @@ def function(name: str = "hello", number: int = 1, *, secrets: dict[str, bytes] 
     return Function(namespace="default", name=name, aliases=(alias,), versions=(version,), secrets=secrets or {})
 
 
+def packed(*functions: Function) -> tuple[Packed, ...]:
+    """As a snapshot has them."""
+    return tuple(Packed(it.namespace, it.name, pack(it)) for it in functions)
+
+
 class Rig:
     """The gateway's parts, and a client."""
 
@@ -49,11 +55,8 @@ class Rig:
     def serve(self, *functions: Function) -> None:
         """Make these the catalog."""
         token = Token(id="abcdefgh", digest=access.digest(SECRET), namespaces=("default",), verbs=("invoke",))
-        self.catalog.replace(Catalog(revision=1, functions=functions, tokens=(token,)))
-        self.fleet.functions_changed(self.known(), None)
-
-    def known(self) -> set[tuple[str, str, int]]:
-        return {version.key for it in self.catalog.functions.values() for version in it.versions if version.number in it.named}
+        self.catalog.replace(Catalog(revision=1, functions=packed(*functions), tokens=(token,)))
+        self.fleet.functions_changed(self.catalog.names, None)
 
     async def raw(self, data: bytes) -> bytes:
         """Send bytes on a new connection, read everything until the gateway closes it."""
@@ -113,7 +116,7 @@ async def gateway(behaviour: Behaviour | None = None, **settings: Any) -> AsyncI
     async def tick() -> None:
         while not stop.is_set():
             await asyncio.sleep(0.01)
-            rig.fleet.tick(rig.known)
+            rig.fleet.tick(rig.catalog.names)
             rig.site.tick()
 
     ticking = asyncio.get_running_loop().create_task(tick())

@@ -65,7 +65,7 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
 
     async with asyncio.TaskGroup() as group:
         watches = (MemoryWatch(fleet, settings.memory_available_bytes_min), Scaling(fleet, provider, Processors()))
-        clock = _tick(fleet, link, site, watches)
+        clock = _tick(fleet, catalog, site, watches)
         tasks = [group.create_task(work) for work in (provider.run(), link.run(), clock)]
         try:
             # Serving before the first snapshot would answer 404 for functions that exist; without control, serve anyway and say 503.
@@ -89,11 +89,11 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
             task.cancel()
 
 
-async def _tick(fleet: Fleet, link: Link, site: Site, watches: tuple[MemoryWatch, Scaling]) -> None:
+async def _tick(fleet: Fleet, catalog: CatalogMirror, site: Site, watches: tuple[MemoryWatch, Scaling]) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
-        fleet.tick(link.known)
+        fleet.tick(catalog.names)
         for watch in watches:
             watch.tick(time.monotonic())
         site.tick()
