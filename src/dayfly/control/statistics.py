@@ -6,7 +6,6 @@ function (`FunctionStatistics.since`). Numbers are kept encoded: most are of fun
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
-from sys import intern
 
 import msgspec
 
@@ -26,20 +25,20 @@ _decode = msgspec.msgpack.Decoder(FunctionStatistics).decode
 
 
 class _Numbers:
-    """Encoded statistics by function."""
+    """Encoded statistics by namespace and function."""
 
     def __init__(self) -> None:
-        self._data: dict[FunctionKey, bytes] = {}
+        self._data: dict[str, dict[str, bytes]] = {}
 
     def of(self, key: FunctionKey) -> FunctionStatistics | None:
-        data = self._data.get(key)
+        data = self._data.get(key[0], {}).get(key[1])
         return None if data is None else _decode(data)
 
     def all(self) -> Iterator[FunctionStatistics]:
-        return map(_decode, self._data.values())
+        return (_decode(data) for functions in self._data.values() for data in functions.values())
 
     def put(self, statistics: FunctionStatistics) -> None:
-        self._data[intern(statistics.namespace), statistics.function] = _encode(statistics)
+        self._data.setdefault(statistics.namespace, {})[statistics.function] = _encode(statistics)
 
     def add(self, statistics: FunctionStatistics) -> None:
         """Add the counters to what is here."""
@@ -50,7 +49,11 @@ class _Numbers:
         self.put(total[key])
 
     def keep(self, keys: Container[FunctionKey]) -> None:
-        self._data = {key: data for key, data in self._data.items() if key in keys}
+        """Forget all others."""
+        for namespace, functions in list(self._data.items()):
+            self._data[namespace] = {name: data for name, data in functions.items() if (namespace, name) in keys}
+            if not self._data[namespace]:
+                del self._data[namespace]
 
 
 class _Gateway:

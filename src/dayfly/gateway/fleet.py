@@ -30,7 +30,7 @@ from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.limits import Limiter
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
-from dayfly.gateway.templates import Templates
+from dayfly.gateway.templates import Named, Templates
 from dayfly.gateway.turn import Turn
 from dayfly.gateway.unbegun import settle_unbegun
 from dayfly.runtime import frames
@@ -42,8 +42,6 @@ EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) m
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
 DORMANT_SECONDS = 2.0  # a version without instances and calls for this long gives its sockets back; they are made again in no time
 KEEP_SECONDS = 1.0  # between two looks for templates of versions that are gone
-
-Named = Callable[[tuple[str, str, int]], bool]
 
 
 class Fleet:
@@ -128,9 +126,7 @@ class Fleet:
         """Drain entries whose versions no alias names any more; with `prefix` only those of one (namespace, function)."""
         now = time.monotonic()
         for key, entry in list(self._entries.items()):
-            if (prefix is not None and key[:2] != prefix) or named(key):
-                continue
-            if entry.proving_until > now and prefix is None:
+            if (prefix is not None and key[:2] != prefix) or named(key) or (prefix is None and entry.proving_until > now):
                 continue
             del self._entries[key]
             self._drain(entry)

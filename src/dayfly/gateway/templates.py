@@ -31,6 +31,7 @@ CHEAP_MAX = 4096
 MAKING_SECONDS_MAX = 120.0  # one that says nothing for so long is given up: others wait for their turn
 VersionKey = tuple[str, str, int]
 Key = VersionKey | snapshot.Packages
+Named = Callable[[VersionKey], bool]  # whether an alias names the version
 
 
 class Template:
@@ -180,7 +181,7 @@ class Templates:
         if spawn(self._provider, entry, channel, role=role, imports=template.imports):
             self._lost(template)
 
-    def keep(self, named: Callable[[VersionKey], bool], here: Collection[VersionKey]) -> None:
+    def keep(self, named: Named, here: Collection[VersionKey]) -> None:
         """Let go of those whose versions no alias names any more, if they are not `here` either."""
         self._apart = {key for key in self._apart if key in here or named(key)}
         for key, template in list(self._by_key.items()):

@@ -15,7 +15,6 @@ control/catalog.py, which refuses what is taken.
 
 import re
 from itertools import pairwise
-from sys import intern
 from urllib.parse import unquote
 
 import msgspec
@@ -28,6 +27,7 @@ from dayfly.core.model.names import HOST_LENGTH_MAX
 ANY = "ANY"
 DEFAULT_KEY = "$default"  # the key of a route without a path, as API Gateway calls it
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+SHARED = {method: method for method in (*METHODS, ANY)}  # one string each
 PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]{0,62})\}")
 GREEDY = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]{0,62})\+\}")
 # Doors, faces and probes, those that are planned among them; the last two are Lambda's API.
@@ -61,16 +61,13 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 Slot = tuple[Match, ...]
 
 
-class _Node:
+class _Node(msgspec.Struct, gc=False):
     """A place in a host's tree of segments. A path without segments ends at the root: `$default`."""
 
-    __slots__ = ("below", "ends", "parameter", "rest")
-
-    def __init__(self) -> None:
-        self.below: dict[str, _Node] | None = None  # by a segment's text
-        self.parameter: _Node | None = None  # behind {name}
-        self.ends: Slot = ()  # paths that end here
-        self.rest: Slot = ()  # {name+}: paths that go on
+    below: dict[str, "_Node"] | None = None  # by a segment's text
+    parameter: "_Node | None" = None  # behind {name}
+    ends: Slot = ()  # paths that end here
+    rest: Slot = ()  # {name+}: paths that go on
 
     @property
     def empty(self) -> bool:
@@ -97,6 +94,7 @@ class Routes:
 
     def __init__(self) -> None:
         self._roots: dict[str, _Node] = {}  # by host; "" has the routes without one
+        self._namespaces: dict[str, str] = {}  # each as one string, for all matches
 
     def __repr__(self) -> str:
         return f"<Routes on {len(self._roots)} hosts>"
@@ -134,8 +132,9 @@ class Routes:
             node = child
         slot = node.rest if is_greedy else node.ends
         taken = {match.method for match in slot}
-        namespace, methods = intern(function.namespace), [intern(method) for method in route.methods or (ANY,)]
-        slot += tuple(Match(namespace, function.name, method, route.path) for method in methods if method not in taken)
+        namespace = self._namespaces.setdefault(function.namespace, function.namespace)
+        methods = [SHARED.get(method, method) for method in route.methods or (ANY,) if method not in taken]
+        slot += tuple(Match(namespace, function.name, method, route.path) for method in methods)
         if is_greedy:
             node.rest = slot
         else:

@@ -7,7 +7,6 @@ has not changed need not be opened to see that. Silent; used by control/catalog.
 
 import zlib
 from collections.abc import Iterable, Iterator, MutableMapping
-from sys import intern
 
 import msgspec
 
@@ -43,39 +42,42 @@ class Functions(MutableMapping[Key, Function]):
     """Functions by (namespace, name), packed. Each look unpacks anew, so whoever goes through all has one in hand at a time."""
 
     def __init__(self, packed: Iterable[Packed] = ()) -> None:
-        self._data: dict[Key, bytes] = {}
+        self._data: dict[str, dict[str, bytes]] = {}  # by namespace, then name: ten thousand pairs would be a megabyte
         for it in packed:
             self.take(it)
 
     def __getitem__(self, key: Key) -> Function:
-        return unpack(self._data[key])
+        return unpack(self._data[key[0]][key[1]])
 
     def __setitem__(self, key: Key, function: Function) -> None:
-        self._data[intern(key[0]), key[1]] = pack(function)
+        self.take(Packed(*key, pack(function)))
 
     def __delitem__(self, key: Key) -> None:
-        del self._data[key]
+        names = self._data[key[0]]
+        del names[key[1]]
+        if not names:
+            del self._data[key[0]]
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._data)
+        return ((namespace, name) for namespace, names in self._data.items() for name in names)
 
     def __len__(self) -> int:
-        return len(self._data)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._data
+        return sum(map(len, self._data.values()))
 
     def take(self, packed: Packed) -> None:
         """One of them as it came."""
-        self._data[intern(packed.namespace), packed.name] = packed.data
+        self._data.setdefault(packed.namespace, {})[packed.name] = packed.data
 
     def packed(self) -> tuple[Packed, ...]:
         """All of them, as they travel."""
-        return tuple(Packed(*key, data) for key, data in self._data.items())
+        return tuple(Packed(namespace, name, data) for namespace, names in self._data.items() for name, data in names.items())
 
     def same(self, packed: Packed) -> bool:
         """Whether this is what is here of that function, without opening either."""
-        return self._data.get((packed.namespace, packed.name)) == packed.data
+        return self._data.get(packed.namespace, {}).get(packed.name) == packed.data
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and key[1] in self._data.get(key[0], ())
 
     def __repr__(self) -> str:
-        return f"<Functions {len(self._data)} in {sum(map(len, self._data.values()))} bytes>"
+        return f"<Functions {len(self)} in {sum(len(it.data) for it in self.packed())} bytes>"
