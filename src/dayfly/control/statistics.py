@@ -25,20 +25,21 @@ _decode = msgspec.msgpack.Decoder(FunctionStatistics).decode
 
 
 class _Numbers:
-    """Encoded statistics by namespace and function."""
+    """Encoded statistics by namespace and function, which are not in them again."""
 
     def __init__(self) -> None:
         self._data: dict[str, dict[str, bytes]] = {}
 
     def of(self, key: FunctionKey) -> FunctionStatistics | None:
         data = self._data.get(key[0], {}).get(key[1])
-        return None if data is None else _decode(data)
+        return None if data is None else _decoded(*key, data)
 
     def all(self) -> Iterator[FunctionStatistics]:
-        return (_decode(data) for functions in self._data.values() for data in functions.values())
+        return (_decoded(namespace, name, data) for namespace, functions in self._data.items() for name, data in functions.items())
 
     def put(self, statistics: FunctionStatistics) -> None:
-        self._data.setdefault(statistics.namespace, {})[statistics.function] = _encode(statistics)
+        data = _encode(msgspec.structs.replace(statistics, namespace="", function=""))
+        self._data.setdefault(statistics.namespace, {})[statistics.function] = data
 
     def add(self, statistics: FunctionStatistics) -> None:
         """Add the counters to what is here."""
@@ -54,6 +55,12 @@ class _Numbers:
             self._data[namespace] = {name: data for name, data in functions.items() if (namespace, name) in keys}
             if not self._data[namespace]:
                 del self._data[namespace]
+
+
+def _decoded(namespace: str, function: str, data: bytes) -> FunctionStatistics:
+    statistics = _decode(data)
+    statistics.namespace, statistics.function = namespace, function
+    return statistics
 
 
 class _Gateway:

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 INFO = 20
 REASONS_CHARACTERS_MAX = 1000
-CHEAP_MAX = 4096
+CHEAP_MAX = 1024
 MAKING_SECONDS_MAX = 120.0  # one that says nothing for so long is given up: others wait for their turn
 VersionKey = tuple[str, str, int]
 Key = VersionKey | snapshot.Packages

@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 from dayfly.core.model.errors import Refusal
 
 BUSY_TIMEOUT_MS = 5_000
-CACHE_KB = 1_024  # the kernel has the file in its cache, too
+CACHE_KB = 512  # the kernel has the file in its cache, too
 
 Synchronous = Literal["FULL", "NORMAL"]
 

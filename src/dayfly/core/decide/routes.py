@@ -127,8 +127,8 @@ class Routes:
                 break
             child = node.child(segment)
             if child is None:
-                child = _Node()
-                node.set_child(segment, child)
+                child = _Node()  # a route is often called as its function: then both are one string
+                node.set_child(function.name if segment == function.name else segment, child)
             node = child
         slot = node.rest if is_greedy else node.ends
         taken = {match.method for match in slot}

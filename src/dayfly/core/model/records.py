@@ -52,8 +52,8 @@ class LogRecord(msgspec.Struct, frozen=True, array_like=True):
 class FunctionStatistics(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One function's running numbers in one gateway. Histograms: core/decide/meter.py BOUNDS_US."""
 
-    namespace: str
-    function: str
+    namespace: str = ""
+    function: str = ""
     since: int = 0  # another number: the gateway has forgotten what it counted before, and begun at zero
     calls: int = 0
     errors: int = 0
