@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from dayfly.core.model.function import Function
 from dayfly.core.wire import link, node
+from dayfly.core.wire.packed import Functions
 
 WAIT_SECONDS = 10.0
 M = TypeVar("M")
@@ -74,7 +75,7 @@ class FakeGateway:
     def _apply(self, message: Any) -> None:
         match message:
             case link.Snapshot(catalog):
-                self.functions = {(f.namespace, f.name): f for f in catalog.functions}
+                self.functions = dict(Functions(catalog.functions))
                 self.tokens, self.limits = catalog.tokens, dict(catalog.limits)
             case link.FunctionChanged(_, function):
                 self.functions[(function.namespace, function.name)] = function

@@ -42,7 +42,7 @@ def test_a_gateway_gets_the_whole_state_first_and_then_every_change_in_order() -
             async with world(layout) as w:
                 await w.deploy()
                 async with FakeGateway(layout.link_socket, "g2", 2) as second:
-                    assert second.functions == w.control.catalog.functions
+                    assert second.functions == dict(w.control.catalog.functions)
                     await asyncio.gather(*(w.control.access.make_token(f"t{n}", ("default",), ("read",)) for n in range(20)))
                     await second.wait_told(link.TokensChanged, 20)
                     revisions = [it.revision for it in second.told if isinstance(it, link.TokensChanged)]

@@ -12,6 +12,7 @@ from dayfly.control.usage import Usage
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.function import Alias, Function, FunctionConfig, Provisioned, Version
 from dayfly.core.wire.link import FunctionChanged, ToGateway
+from dayfly.core.wire.packed import unpack
 from tests.control.world import HELLO, folders, run, world
 
 HOUR = 3600.0
@@ -134,7 +135,7 @@ def test_gateways_hear_when_a_window_begins_and_ends_and_a_new_one_knows_at_once
     catalog.open_windows(now)
     (change,) = told
     assert isinstance(change, FunctionChanged) and change.function.floors == {1: 5}
-    assert catalog.listen(told.append)[1].catalog.functions[0].floors == {1: 5}
+    assert unpack(catalog.listen(told.append)[1].catalog.functions[0].data).floors == {1: 5}
     catalog.put(msgspec.structs.replace(change.function, floors={}, versions=(version(OFFICE), version(OFFICE, number=2))))
     assert catalog.functions["default", "hello"].floors == {1: 5, 2: 5}, "a deploy in the window has it from the start"
     now = berlin(2026, 11, 25, 18, 0, 1)

@@ -9,6 +9,7 @@ import pytest
 from dayfly.control.events import Deployed, Event, Failed, Stage
 from dayfly.core.model.errors import Refusal
 from dayfly.core.wire import link
+from dayfly.core.wire.packed import unpack
 from tests.control.fakes import proves_everything
 from tests.control.test_deploy import HELLO, deployed, failed
 from tests.control.world import World, folders, run, world
@@ -122,6 +123,6 @@ def test_routes_are_there_again_after_a_restart() -> None:
                 assert owner(w, "/users/1") == "first"
                 assert "is taken by function 'first'" in refused(await w.deploy(name="second", route=[USERS]))
                 whole = next(message for message in w.gateway.told if isinstance(message, link.Snapshot))
-                assert msgspec.to_builtins(whole.catalog.functions[0].versions[0].config)["route"][0]["path"] == "/users/{id}"
+                assert msgspec.to_builtins(unpack(whole.catalog.functions[0].data).versions[0].config)["route"][0]["path"] == "/users/{id}"
 
     run(main())

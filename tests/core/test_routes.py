@@ -106,8 +106,8 @@ def test_a_method_has_its_own_route_or_the_one_for_all_and_a_wrong_one_is_told_w
         function("get", at("/y/special", "", "GET")),
     )
     assert [who(routes, "h/x", method) for method in ("GET", "HEAD", "POST", "PUT")] == ["read", "read", "write", "write"]
-    assert routes.find("h", "HEAD", "/x") == Match("default", "read", "GET /x")
-    assert routes.find("h", "DELETE", "/y/special") == Match("default", "any", "ANY /y/{id}"), "a less special path that takes it"
+    assert routes.find("h", "HEAD", "/x") == Match("default", "read", "GET", "/x")
+    assert routes.find("h", "DELETE", "/y/special") == Match("default", "any", "ANY", "/y/{id}"), "a less special path that takes it"
     with pytest.raises(Refusal) as refusal:
         routes.find("h", "DELETE", "/x")
     assert (refusal.value.kind.code, refusal.value.extra["allow"]) == ("method_not_allowed", "GET, POST, PUT")
@@ -115,9 +115,8 @@ def test_a_method_has_its_own_route_or_the_one_for_all_and_a_wrong_one_is_told_w
 
 def test_keys_are_those_of_payload_format_2() -> None:
     routes = table(function("f", at("/users/{id}", "", "GET"), at("/all/{proxy+}"), at("", "a.test")))
-    assert [routes.find(h, "GET", p) for h, p in (("", "/users/1"), ("", "/all/x"), ("a.test", "/q"))] == [
-        Match("default", "f", key) for key in ("GET /users/{id}", "ANY /all/{proxy+}", DEFAULT_KEY)
-    ]
+    found = [routes.find(host, "GET", path) for host, path in (("", "/users/1"), ("", "/all/x"), ("a.test", "/q"))]
+    assert [it and (it.function, it.key) for it in found] == [("f", "GET /users/{id}"), ("f", "ANY /all/{proxy+}"), ("f", DEFAULT_KEY)]
 
 
 @pytest.mark.parametrize("first", sorted(RESERVED))
@@ -130,7 +129,7 @@ def test_the_platforms_own_addresses_are_nobodys_on_any_host(first: str) -> None
 
 def test_a_function_has_the_routes_of_the_version_that_gets_most_of_lives_calls() -> None:
     old, new = (at("/old"),), (at("/new"),)
-    routes = Routes()
+    routes, last = Routes(), None
     for live, answers in (
         (whole("live", 2), (None, "f")),
         (whole("live", 1), ("f", None)),  # rolled back
@@ -138,11 +137,13 @@ def test_a_function_has_the_routes_of_the_version_that_gets_most_of_lives_calls(
         (Alias(name="live", weights=((1, 0.1), (2, 0.9))), (None, "f")),
         (Alias(name="other", weights=((1, 1.0),)), (None, None)),
     ):
-        routes.put(function("f", *new, before=old, live=live))
+        it = function("f", *new, before=old, live=live)
+        routes.put(it, last)
+        last = it
         assert (who(routes, "/old"), who(routes, "/new")) == answers
-    routes.put(function("f", *new))
-    routes.remove("default", "f")
-    routes.remove("default", "f")
+    routes.put(function("f", *new), last)
+    routes.remove(function("f", *new))
+    routes.remove(function("f", *new))
     assert not routes and who(routes, "/new") is None
 
 
@@ -158,12 +159,13 @@ TAKEN = [
 @pytest.mark.parametrize(("path", "host", "methods", "_", "said"), TAKEN)
 def test_what_is_taken_is_refused_and_the_owner_named(path: str, host: str, methods: tuple[str, ...], _: str, said: str) -> None:
     first = (at("/a", "", "GET"), at("/users/{id}"), at("/one"), at("/files/{rest+}"))
-    routes = table(function("first", *first, at("", "shop.example.com"), at("/s", "shop.example.com")))
+    owner = function("first", *first, at("", "shop.example.com"), at("/s", "shop.example.com"))
+    routes = table(owner)
     with pytest.raises(Refusal) as refusal:
         routes.check("default", "second", (at("/free"), at(path, host, *methods)))
     assert refusal.value.kind.code == "conflict" and said in refusal.value.detail
     routes.check("default", "first", (at(path, host, *methods),))  # its own it keeps
-    routes.remove("default", "first")
+    routes.remove(owner)
     routes.check("default", "second", (at(path, host, *methods),))
 
 
@@ -205,7 +207,7 @@ def test_a_host_belongs_to_one_namespace(theirs: str, mine: str, meet: bool) -> 
 def test_the_first_keeps_what_two_claim_and_the_other_takes_nothing_with_it_when_it_leaves() -> None:
     routes = table(function("first", at("/a")), function("second", at("/a")))
     assert who(routes, "/a") == "first"
-    routes.remove("default", "second")
+    routes.remove(function("second", at("/a")))
     assert who(routes, "/a") == "first"
 
 
@@ -256,8 +258,8 @@ def test_however_it_was_changed_the_table_is_what_a_fresh_one_would_be_and_ends_
             routes.check("default", name, tuple(its))
         except Refusal:
             continue
-        now[name] = function(name, *its)
-        routes.put(now[name])
+        last, now[name] = now.get(name), function(name, *its)
+        routes.put(now[name], last)
     fresh = table(*now.values())
     for host in ("", "a.test", "b.a.test", "c.test", "d.org"):
         path = "/" + "/".join(parts)
@@ -268,6 +270,6 @@ def test_however_it_was_changed_the_table_is_what_a_fresh_one_would_be_and_ends_
                 routes.find(host, "GET", path)
             continue
         assert routes.find(host, "GET", path) == expected
-    for name in now:
-        routes.remove("default", name)
-    assert not routes and not routes._roots and not routes._of
+    for it in now.values():
+        routes.remove(it)
+    assert not routes and not routes._roots

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dayfly.core.decide import access
-from dayfly.core.model.function import Alias, Catalog, Function, FunctionConfig, Token, Version
+from dayfly.core.model.function import Alias, Catalog, Function, FunctionConfig, Packed, Token, Version
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire.link import ToControl
+from dayfly.core.wire.packed import pack
 from dayfly.gateway.asynchronous import Door
 from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.dispatch import Dispatch
@@ -32,6 +33,11 @@ def function(name: str = "hello", number: int = 1, *, secrets: dict[str, bytes] 
     version = Version(namespace="default", function=name, number=number, config=FunctionConfig(**config), code_digest="0" * 64)
     alias = Alias(name="live", weights=((number, 1.0),))
     return Function(namespace="default", name=name, aliases=(alias,), versions=(version,), secrets=secrets or {})
+
+
+def packed(*functions: Function) -> tuple[Packed, ...]:
+    """As a snapshot has them."""
+    return tuple(Packed(it.namespace, it.name, pack(it)) for it in functions)
 
 
 class Rig:
@@ -63,11 +69,8 @@ class Rig:
     def serve(self, *functions: Function) -> None:
         """Make these the catalog."""
         token = Token(id="abcdefgh", digest=access.digest(SECRET), namespaces=("default",), verbs=("invoke",))
-        self.catalog.replace(Catalog(revision=1, functions=functions, tokens=(token,)))
-        self.fleet.functions_changed(self.known(), None)
-
-    def known(self) -> set[tuple[str, str, int]]:
-        return {version.key for it in self.catalog.functions.values() for version in it.versions if version.number in it.named}
+        self.catalog.replace(Catalog(revision=1, functions=packed(*functions), tokens=(token,)))
+        self.fleet.functions_changed(self.catalog.names, None)
 
     async def raw(self, data: bytes) -> bytes:
         """Send bytes on a new connection, read everything until the gateway closes it."""
@@ -127,7 +130,7 @@ async def gateway(behaviour: Behaviour | None = None, **settings: Any) -> AsyncI
     async def tick() -> None:
         while not stop.is_set():
             await asyncio.sleep(0.01)
-            rig.fleet.tick(rig.known)
+            rig.fleet.tick(rig.catalog.names)
             rig.site.tick()
             for part in (rig.door, rig.runner):
                 part.tick(time.monotonic())

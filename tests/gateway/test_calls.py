@@ -401,7 +401,7 @@ def test_a_removed_function_is_gone_at_once_and_its_running_calls_finish():
             call = asyncio.ensure_future(rig.request("GET", "/function/hello"))
             await until(lambda: rig.fleet.busy == 1)
             rig.catalog.replace(Catalog(revision=2, functions=(), tokens=()))
-            rig.fleet.functions_changed(set(), None)
+            rig.fleet.functions_changed(rig.catalog.names, None)
             assert (await rig.request("GET", "/function/hello"))[0] == 404
             release.set()
             assert (await call)[0] == 200

@@ -23,7 +23,7 @@ def test_an_answer_that_came_in_time_is_given_although_nobody_was_there_to_read_
             await call.instance.send(frames.RESULT, 0, 200, 10, call.seq, b"", b"in time")
             call.instance._page[: frames.SLOT.size] = frames.SLOT.pack(0, 0)
             time.sleep(0.5)  # the gateway shares this loop: it stops with us
-            rig.fleet.tick(rig.known)
+            rig.fleet.tick(rig.catalog.names)
             return FakeAnswer(streamed=True)
 
         async with gateway(Behaviour(handler)) as rig:

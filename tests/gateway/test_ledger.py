@@ -38,3 +38,26 @@ def test_a_function_that_is_gone_is_still_billed() -> None:
     ledger.forget(set())
     ledger.answered(ledger.function("default", "hello"), CALL)
     assert [used.calls for used in ledger.take_usage()] == [1, 1]
+
+
+def test_a_call_that_ends_after_its_function_was_removed_is_billed_once_whenever_usage_was_taken() -> None:
+    ledger = Ledger(Settings())
+    hello = ledger.function("default", "hello")
+    ledger.answered(hello, CALL)
+    ledger.forget_function("default", "hello")
+    assert [used.calls for used in ledger.take_usage()] == [1]
+    ledger.answered(hello, CALL)
+    assert [used.calls for used in ledger.take_usage()] == [1]
+
+
+def test_a_refusal_counts_also_when_the_ledger_was_let_go_while_the_body_was_on_its_way() -> None:
+    ledger = Ledger(Settings())
+    hello = ledger.function("default", "hello")
+    while ledger.functions:
+        ledger.report()
+    ledger.rejected(hello, "bad_request")
+    [numbers] = ledger.report()
+    assert numbers.rejected == 1 and numbers.since != hello.numbers.since
+    while ledger.report() or ledger._awake:
+        pass
+    assert ledger.functions, "something happened to it, so it is kept"

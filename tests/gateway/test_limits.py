@@ -16,7 +16,7 @@ from dayfly.core.wire import link
 from dayfly.gateway.limited import EARLY_BYTES
 from dayfly.gateway.link import Link
 from dayfly.testing.provider import Behaviour, Crash, FakeAnswer, TakenCall
-from tests.gateway.rig import Rig, function, gateway, until
+from tests.gateway.rig import Rig, function, gateway, packed, until
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -222,7 +222,7 @@ def test_what_control_says_of_limits_holds_from_the_moment_it_is_confirmed(tmp_p
             task = asyncio.ensure_future(Link(str(tmp_path / "link.sock"), link.Hello("g", 1), parts).run())
             await applied.get()
             used = link.UsedToday(day_of(time.time()), [Consumed("default", "hello", calls=8), Consumed("default", "", calls=100)])
-            catalog = Catalog(revision=1, functions=(limited(calls_per_day=10), function("free")), tokens=())
+            catalog = Catalog(revision=1, functions=packed(limited(calls_per_day=10), function("free")), tokens=())
             await say(used, link.Snapshot(catalog))
             assert [(await rig.request("GET", "/function/hello"))[0] for _ in range(3)] == [200, 200, 429]
             assert (await rig.request("GET", "/function/free"))[0] == 200

@@ -11,6 +11,7 @@ import uvloop
 from dayfly.core.model.function import Function
 from dayfly.core.wire.node import Start
 from dayfly.gateway.channel import Ready
+from dayfly.gateway.templates import CHEAP_MAX
 from dayfly.testing.provider import Behaviour, FakeInstance
 from tests.gateway.rig import Rig, function, gateway, until
 
@@ -151,3 +152,15 @@ async def test_an_init_that_was_cheap_once_is_not_dear_because_the_machine_is_bu
         rig.fleet.templates.tick(quiet=True)
         assert len(of_role(rig, "instance")) == 3
         assert of_role(rig, "template") == []
+        assert not rig.fleet.templates._by_key, "nothing is kept but that it was cheap"
+
+
+@in_loop
+async def test_how_many_cheap_inits_are_remembered_has_a_bound() -> None:
+    async with gateway(Behaviour()) as rig:
+        templates = rig.fleet.templates
+        for number in range(CHEAP_MAX + 10):
+            templates._note_cheap(("default", "hello", number))
+        templates._note_cheap(("default", "hello", 10))
+        assert len(templates._cheap) == CHEAP_MAX
+        assert next(iter(templates._cheap)) == ("default", "hello", 11), "the one that was seen last is the last to be forgotten"

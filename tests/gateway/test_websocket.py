@@ -128,7 +128,7 @@ def test_a_token_is_asked_for_and_asked_again_for_each_message() -> None:
             async with client(rig, additional_headers={"authorization": TOKEN}) as socket:
                 await socket.send("in")
                 assert await socket.recv() == "in"
-                rig.catalog.replace(Catalog(revision=2, functions=tuple(rig.catalog.functions.values()), tokens=()))
+                rig.catalog.replace(Catalog(revision=2, functions=rig.catalog.functions.packed(), tokens=()))
                 await socket.send("out")
                 assert json.loads(await socket.recv())["error"]["code"] == "unauthorized"
                 with pytest.raises(ConnectionClosed):

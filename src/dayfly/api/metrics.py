@@ -87,8 +87,8 @@ def _limits(control: Control) -> Iterator[Metric]:
     used = GaugeMetricFamily("dayfly_limit_used_today", "Used on this UTC day of a limit by the day.", labels=[*FUNCTION, "limit"])
     today = control.usage.used_on(day_of(time.time()))
     found = [
-        (key, rollout.live_config(function).limits, today.get(key) or Consumed(*key))
-        for key, function in sorted(control.catalog.functions.items())
+        (key, rollout.live_config(control.catalog.functions[key]).limits, today.get(key) or Consumed(*key))
+        for key in sorted(control.catalog.limited)
     ]
     namespaces = sorted(control.catalog.limits.items())
     wholes = quotas.wholes(today, control.catalog.limits)

@@ -29,8 +29,9 @@ async def statistics(request: AnyRequest, namespace: NamespacesQuery = "") -> St
     control, namespaces = control_of(request), set(await readable(request))
     sums = control.sums.by_function()
     found = []
-    for (space, name), function in sorted(control.catalog.functions.items()):
+    for space, name in sorted(control.catalog.functions):
         if space in namespaces:
+            function = control.catalog.functions[space, name]
             numbers = sums.get((space, name)) or FunctionStatistics(namespace=space, function=name)
             found.append(statistics_of(numbers, rollout.live_config(function).memory_mb, control.settings))
     return StatisticsList(functions=found)

@@ -6,7 +6,7 @@ right after its transaction. Listeners (control/link.py) get each change once, i
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import sqlalchemy as sa
@@ -16,11 +16,13 @@ from dayfly.control.quotas import NAMESPACE, consumed, is_daily
 from dayfly.control.usage import Usage
 from dayfly.control.vault import Vault
 from dayfly.core.decide.quota import day_of
+from dayfly.core.decide.rollout import live_config
 from dayfly.core.decide.routes import Routes, routes_of
 from dayfly.core.model.function import Catalog as Whole
 from dayfly.core.model.function import Function, Token, Version
 from dayfly.core.model.limits import Limits
 from dayfly.core.wire.link import FunctionChanged, FunctionRemoved, LimitsChanged, Snapshot, ToGateway, TokensChanged, UsedToday
+from dayfly.core.wire.packed import Functions
 from dayfly.store import access, functions
 
 Listener = Callable[[ToGateway], None]
@@ -35,8 +37,10 @@ class Catalog:
         self.limits: dict[str, Limits] = {}  # of namespaces
         self._usage = usage
         self._told = UsedToday(-1, [])
-        self._daily: dict[tuple[str, str], Function] = {}  # those with a quota
-        self.functions: dict[tuple[str, str], Function] = {}
+        self.functions = Functions()
+        self._daily: set[tuple[str, str]] = set()  # those with a quota
+        self._windowed: set[tuple[str, str]] = set()  # those with windows of provisioned instances
+        self.limited: set[tuple[str, str]] = set()  # those whose live version has limits
         self.tokens: dict[str, Token] = {}
         self.routes = Routes()
         self.claiming = asyncio.Lock()  # held from a transaction that may claim routes (`check`) until its `put`
@@ -48,14 +52,23 @@ class Catalog:
     def __repr__(self) -> str:
         return f"<Catalog revision {self.revision}: {len(self.functions)} functions, {len(self._listeners)} listeners>"
 
-    def fill(self, all_functions: list[Function], tokens: list[Token], limits: dict[str, Limits]) -> None:
+    def fill(self, all_functions: Iterable[Function], tokens: list[Token], limits: dict[str, Limits]) -> None:
         """The state at start; nobody listens yet."""
         self.limits = limits
-        self.functions = {(function.namespace, function.name): self._floored(function, time.time()) for function in all_functions}
-        self._daily = {key: function for key, function in self.functions.items() if is_daily(function)}
-        self.tokens = {token.id: token for token in tokens}
         for function in all_functions:
-            self.routes.put(function)
+            self._keep(self._floored(function, time.time()))
+        self.tokens = {token.id: token for token in tokens}
+
+    def _keep(self, function: Function) -> None:
+        key = (function.namespace, function.name)
+        self.routes.put(function, self.functions.get(key))
+        self.functions[key] = function
+        for those, belongs in (
+            (self._daily, is_daily(function)),
+            (self._windowed, any(version.config.provisioned for version in function.versions)),
+            (self.limited, live_config(function).limits.any),
+        ):
+            those.add(key) if belongs else those.discard(key)
 
     def check(self, function: Function) -> None:
         """Raises Refusal conflict when a route of `function`, as it would be, is another's. Called in the transaction that makes it so."""
@@ -64,18 +77,16 @@ class Catalog:
     def put(self, function: Function) -> None:
         """A function is new or different."""
         function = self._floored(function, time.time())
-        self.functions[(function.namespace, function.name)] = function
-        self.routes.put(function)
-        self._daily.pop((function.namespace, function.name), None)
+        self._keep(function)
         if is_daily(function):
-            self._daily[(function.namespace, function.name)] = function
             self._tell_of(function.namespace, function.name)
         self.revision += 1
         self._tell(FunctionChanged(self.revision, function))
 
     def open_windows(self, now: float) -> None:
         """Publish every function of which a window of provisioned instances began or ended. `now`: epoch seconds."""
-        for function in list(self.functions.values()):
+        for key in tuple(self._windowed):
+            function = self.functions[key]
             if self._floored(function, now) is not function:
                 self.put(function)
 
@@ -85,9 +96,12 @@ class Catalog:
 
     def remove(self, namespace: str, name: str) -> None:
         """A function is gone. Nothing happens when it was not there."""
-        if self.functions.pop((namespace, name), None) is not None:
-            self.routes.remove(namespace, name)
-            self._daily.pop((namespace, name), None)
+        key = (namespace, name)
+        function = self.functions.pop(key, None)
+        if function is not None:
+            self.routes.remove(function)
+            for those in (self._daily, self._windowed, self.limited):
+                those.discard(key)
             self.revision += 1
             self._tell(FunctionRemoved(self.revision, namespace, name))
 
@@ -127,9 +141,8 @@ class Catalog:
     def listen(self, listener: Listener) -> tuple[UsedToday, Snapshot]:
         """The whole state, after which `listener` gets every change. Usage first: nobody may decide by quotas without it."""
         self._listeners[listener] = -1
-        whole = Whole(
-            revision=self.revision, functions=tuple(self.functions.values()), tokens=tuple(self.tokens.values()), limits=self.limits
-        )
+        tokens = tuple(self.tokens.values())
+        whole = Whole(revision=self.revision, functions=self.functions.packed(), tokens=tokens, limits=self.limits)
         return self.used(time.time()), Snapshot(whole)
 
     def unlisten(self, listener: Listener) -> None:
@@ -193,7 +206,10 @@ def open_secrets(tx: sa.Connection, vault: Vault, namespace: str, wanted: set[st
     return {name: vault.unseal(namespace, name, value) for name, value in sealed.items()}
 
 
-def load_all(tx: sa.Connection, vault: Vault) -> list[Function]:
+def load_all(tx: sa.Connection, vault: Vault) -> Functions:
     """Every function that has a version to run."""
-    found = (load_function(tx, vault, namespace, name) for namespace, name in functions.all_names(tx))
-    return [function for function in found if function is not None]
+    found = Functions()
+    for key in functions.all_names(tx):
+        if (function := load_function(tx, vault, *key)) is not None:
+            found[key] = function
+    return found

@@ -101,7 +101,7 @@ class Control:
         await self.store(ensure_admin, Path(self.layout.control) / ADMIN_TOKEN_FILE)
         self.installation_id = await self.store(installation_id)
         tokens, limits = await self.store(access.all_tokens), await self.store(access.all_limits)
-        self.catalog.fill(await self.store(load_all, self.vault), tokens, limits)
+        self.catalog.fill((await self.store(load_all, self.vault)).values(), tokens, limits)
         await self.usage.load(time.time())
         await asyncio.to_thread(self.folders.clean_start)
         await self.calls.count()
@@ -165,12 +165,13 @@ class Control:
             emit(last)
 
     async def _tidy(self) -> None:
-        """old logs, folders nobody names, schedules that are over, room in files."""
+        """old logs, folders nobody names, numbers of functions that are gone, schedules that are over, room in files."""
         now = time.time()
         await self.store(schedules.forget, now - OVER_SECONDS)
         await self.logs.forget(now - self.settings.log_retention_days * 86_400, self.settings.log_records_max)
         await self.folders.sweep(now, time.monotonic())
         await self.store.tidy()
+        self.sums.keep(self.catalog.functions)
 
     async def _open_windows(self) -> None:
         """provisioned instances: windows that begin or end."""

@@ -156,6 +156,7 @@ class Entry:
 
     def gauge(self) -> None:
         """Add this entry's present state to its function's gauges."""
+        self.ledger.versions += 1
         numbers = self.ledger.numbers
         numbers.in_flight += len(self.pool.offered)
         numbers.waiting += len(self.pool.waiting)

@@ -19,17 +19,18 @@ from dayfly.core.decide.evict import GreedyDual
 from dayfly.core.decide.starts import Starts
 from dayfly.core.model.call import WAITING, Call
 from dayfly.core.model.function import Function, Version
+from dayfly.core.model.records import FunctionStatistics
 from dayfly.core.model.settings import Settings
 from dayfly.core.ports import Provider
 from dayfly.core.wire.node import Accepted, Exited
 from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.deaths import death_text, error_of, init_error, init_timed_out, start_death
 from dayfly.gateway.entry import Entry, Provers, min_instances_of
-from dayfly.gateway.ledger import FunctionLedger, Ledger
+from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.limits import Limiter
 from dayfly.gateway.outputs import Outputs
 from dayfly.gateway.spawn import spawn
-from dayfly.gateway.templates import Templates
+from dayfly.gateway.templates import Named, Templates
 from dayfly.gateway.turn import Turn
 from dayfly.gateway.unbegun import settle_unbegun
 from dayfly.runtime import frames
@@ -39,7 +40,7 @@ log = structlog.get_logger()
 RAN_INIT = ("fork", "prepared", "packages")  # origins of instances that ran their version's init themselves
 EXIT_WAIT_SECONDS = 0.25  # how long the reason of a death (the node's Exited) may come after the death itself
 PROVING_SECONDS = 60.0  # a proved version that no alias names by then drains
-DORMANT_SECONDS = 30.0  # a version without instances and calls for this long gives its sockets back
+DORMANT_SECONDS = 2.0  # a version without instances and calls for this long gives its sockets back; they are made again in no time
 KEEP_SECONDS = 1.0  # between two looks for templates of versions that are gone
 
 
@@ -121,13 +122,11 @@ class Fleet:
             streaming.cancel(call.seq)
         return entry.pool.abandoned(call)
 
-    def functions_changed(self, keys: set[tuple[str, str, int]], prefix: tuple[str, str] | None) -> None:
+    def functions_changed(self, named: Named, prefix: tuple[str, str] | None) -> None:
         """Drain entries whose versions no alias names any more; with `prefix` only those of one (namespace, function)."""
         now = time.monotonic()
         for key, entry in list(self._entries.items()):
-            if key in keys or (prefix is not None and key[:2] != prefix):
-                continue
-            if entry.proving_until > now and prefix is None:
+            if (prefix is not None and key[:2] != prefix) or named(key) or (prefix is None and entry.proving_until > now):
                 continue
             del self._entries[key]
             self._drain(entry)
@@ -138,6 +137,8 @@ class Fleet:
             floor = min_instances_of(function, version)
             if floor or version.key in self._entries:  # those that are here may have to hear of a floor that fell
                 entry = self.entry(function, version)
+                if version.number in function.named:
+                    entry.proving_until = 0.0  # it was proved for this
                 entry.pool.ensure(floor, time.monotonic())
                 self._carry_out(entry)
 
@@ -159,8 +160,8 @@ class Fleet:
         entry.pool.drain(time.monotonic())
         self._carry_out(entry)
 
-    def tick(self, known: Callable[[], set[tuple[str, str, int]]]) -> None:
-        """Every 50 ms or so: deadlines, scaling down, pending starts. `known` tells which versions the catalog lists."""
+    def tick(self, named: Named) -> None:
+        """Every 50 ms or so: deadlines, scaling down, pending starts. `named` tells whether an alias names a version."""
         now = time.monotonic()
         for entry in [*self._entries.values(), *self._leaving]:
             entry.check_deadlines(now)
@@ -173,14 +174,14 @@ class Fleet:
                 entry.proving_until = 0.0
             elif not entry.pool.dormant(now, DORMANT_SECONDS):
                 continue
-            if entry.pool.dormant(now, 0.0) or key not in known():
+            if entry.pool.dormant(now, 0.0) or not named(key):
                 del self._entries[key]
                 self._drain(entry)
         self._leaving = [entry for entry in self._leaving if not entry.is_over(now, self._provider.kill)]
         self.templates.tick(quiet=self._starts.quiet)
         if now >= self._keep_at:
             self._keep_at = now + KEEP_SECONDS
-            self.templates.keep(known() | self._entries.keys())
+            self.templates.keep(named, self._entries.keys())
 
     def _check_starts(self, now: float) -> None:
         """An instance that neither became ready nor failed in time is ended; its start then counts as failed."""
@@ -376,15 +377,13 @@ class Fleet:
         """Calls not yet answered."""
         return sum(len(e.pool.waiting) + len(e.pool.offered) for e in [*self._entries.values(), *self._leaving])
 
-    def observe(self) -> list[FunctionLedger]:
-        """Bring the gauges of every function's ledger up to date."""
-        ledgers = list(self.ledger.functions.values())
-        for ledger in ledgers:
-            ledger.clear_gauges()
+    def observe(self) -> list[FunctionStatistics]:
+        """What there is to tell control: the numbers, with present gauges, of functions that have done something since the last time."""
+        self.ledger.clear_gauges()
         for entry in [*self._entries.values(), *self._leaving]:
             entry.gauge()
         self.templates.gauge()
-        return ledgers
+        return self.ledger.report()
 
     def close(self) -> None:
         """End everything now."""

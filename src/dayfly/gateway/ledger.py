@@ -6,23 +6,30 @@ Written for every call, so it is arithmetic on lists and ints and nothing else. 
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Container
 
-from dayfly.core.decide.keepalive import IdleTimes
+from dayfly.core.decide.keepalive import NEVER, IdleTimes
 from dayfly.core.decide.meter import BOUNDS_US, BUCKETS, NOT_RUN, bucket
 from dayfly.core.decide.quota import DAY_SECONDS
 from dayfly.core.model.records import Answered, FunctionStatistics, LogRecord, UsageSum
 from dayfly.core.model.settings import Settings
 
 PHASES = ("queue", "start", "init", "exec", "total")
+UNTOLD = {"namespace", "function", "since", "histograms", "sums_us", "outcomes", "refusals"}  # the tables: none changes without a counter
+TELLING = tuple(name for name in FunctionStatistics.__struct_fields__ if name not in UNTOLD)
 
 
 class FunctionLedger:
     """One function's running numbers and its allowance of log bytes."""
 
-    __slots__ = ("_log_allowance", "_log_at", "_log_rate", "idle_times", "log_dropped", "numbers", "phases", "sums", "usage")
+    __slots__ = (
+        "_log_allowance", "_log_at", "_log_rate", "idle_times", "log_dropped", "numbers", "phases", "sums", "told", "usage", "versions",
+    )  # fmt: skip
 
-    def __init__(self, namespace: str, function: str, log_bytes_per_second: int) -> None:
-        self.numbers = FunctionStatistics(namespace=namespace, function=function)
+    def __init__(self, namespace: str, function: str, since: int, log_bytes_per_second: int) -> None:
+        self.numbers = FunctionStatistics(namespace=namespace, function=function, since=since)
+        self.versions = 0  # that are here, when that was counted last
+        self.told: tuple[object, ...] = ()  # what `told_by` was when control was told
         self.idle_times = IdleTimes()  # here, because pools come and go
         self.phases: dict[str, list[int]] = {}  # two kilobytes, from the first answer on: most of many functions are hardly ever called
         self.sums: dict[str, int] = {}
@@ -40,7 +47,25 @@ class FunctionLedger:
     def clear_gauges(self) -> None:
         """Before the entries add up what is now."""
         numbers = self.numbers
-        numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = numbers.wanted = numbers.held_at = 0
+        numbers.in_flight = numbers.waiting = numbers.instances = numbers.memory_mb = numbers.wanted = numbers.held_at = self.versions = 0
+        numbers.template = ""
+
+    @property
+    def told_by(self) -> tuple[object, ...]:
+        """What is different when any number is."""
+        numbers = self.numbers
+        return tuple([getattr(numbers, name) for name in TELLING])
+
+    @property
+    def is_idle(self) -> bool:
+        """No version of the function is here, and no template: nothing will change by itself."""
+        return not self.versions and not self.numbers.template
+
+    @property
+    def is_empty(self) -> bool:
+        """The function was never called: control has what there is to know of it."""
+        numbers = self.numbers
+        return not (numbers.calls or numbers.rejected or self.log_dropped) and self.idle_times.idle_since == NEVER
 
     def log_allowed(self, size: int, now: float) -> bool:
         """Token bucket of one second's depth."""
@@ -61,18 +86,49 @@ class Ledger:
         self._step_us = settings.tariff_round_ms * 1000
         self._round_ms = settings.tariff_round_ms
         self.usage: list[UsageSum] = []  # as many as functions were called since control was told last, and one more each at midnight
+        self._users: list[FunctionLedger] = []  # whose these are
         self.logs: deque[LogRecord] = deque()
         self.logs_dropped = 0
         self.functions: dict[tuple[str, str], FunctionLedger] = {}
         self.cpu_pressure = 0.0  # of this machine's processors (gateway/scaling.py)
+        self._awake: dict[tuple[str, str], FunctionLedger] = {}  # those of `functions` that may have something to tell
+        self._made = 0
 
     def function(self, namespace: str, name: str) -> FunctionLedger:
-        """The function's ledger, made at first sight."""
+        """The function's ledger, made at first sight; whoever asks will write in it."""
         key = (namespace, name)
         found = self.functions.get(key)
         if found is None:
-            found = self.functions[key] = FunctionLedger(namespace, name, self._settings.log_bytes_per_second_max)
+            self._made += 1
+            found = FunctionLedger(namespace, name, self._made, self._settings.log_bytes_per_second_max)
+            self.functions[key] = found
+        self._awake[key] = found
         return found
+
+    def clear_gauges(self) -> None:
+        """Before the entries add up what is now."""
+        for ledger in self._awake.values():
+            ledger.clear_gauges()
+
+    def report(self) -> list[FunctionStatistics]:
+        """The numbers that are not as control was told last. What has nothing to tell any more sleeps until it is written in again; of a
+        function that was never called nothing is kept: control adds up what one ledger after another has counted (`since`)."""
+        found = []
+        for key, ledger in list(self._awake.items()):
+            if (telling := ledger.told_by) != ledger.told:
+                ledger.told = telling
+                found.append(ledger.numbers)
+            elif ledger.is_idle:
+                del self._awake[key]
+                if ledger.is_empty:
+                    del self.functions[key]
+        return found
+
+    def tell_all(self) -> None:
+        """Whoever asks next has been told nothing."""
+        self._awake = dict(self.functions)
+        for ledger in self._awake.values():
+            ledger.told = ()
 
     def answered(self, ledger: FunctionLedger, record: Answered) -> None:
         """A call was answered, by an instance or by the pool: counted, and billed if it ran."""
@@ -109,6 +165,7 @@ class Ledger:
         if used is None or used.day != day:
             used = ledger.usage = UsageSum(day, numbers.namespace, numbers.function)
             self.usage.append(used)
+            self._users.append(ledger)
         billed = (-(-exec_us // self._step_us) or 1) * self._round_ms  # core/decide/meter.py billed_ms, unrolled
         used.calls += 1
         used.billed_ms += billed
@@ -123,7 +180,8 @@ class Ledger:
 
     def rejected(self, ledger: FunctionLedger, code: str, reason: str = "") -> None:
         """A call was refused before an instance saw it: counted, not billed. `reason`: which limit, where the code alone does not say."""
-        numbers = ledger.numbers
+        # Asked for anew: while the call's body was on its way, its version and this ledger may have gone.
+        numbers = self.function(ledger.numbers.namespace, ledger.numbers.function).numbers
         numbers.rejected += 1
         numbers.outcomes[code] = numbers.outcomes.get(code, 0) + 1
         numbers.refusals[reason or code] = numbers.refusals.get(reason or code, 0) + 1
@@ -146,8 +204,9 @@ class Ledger:
     def take_usage(self) -> list[UsageSum]:
         """What was used since the last time."""
         taken, self.usage = self.usage, []
-        for ledger in self.functions.values():
+        for ledger in self._users:
             ledger.usage = None
+        self._users.clear()
         return taken
 
     def take_logs(self, most: int) -> tuple[list[LogRecord], int]:
@@ -155,10 +214,15 @@ class Ledger:
         dropped, self.logs_dropped = self.logs_dropped, 0
         return taken, dropped
 
-    def forget(self, keep: set[tuple[str, str]]) -> None:
+    def forget(self, keep: Container[tuple[str, str]]) -> None:
         """Drop the numbers of functions that no longer exist."""
         for key in [key for key in self.functions if key not in keep]:
-            del self.functions[key]
+            self.forget_function(*key)
+
+    def forget_function(self, namespace: str, name: str) -> None:
+        """A function is gone."""
+        self.functions.pop((namespace, name), None)
+        self._awake.pop((namespace, name), None)
 
 
 def _missed(record: LogRecord, count: int) -> LogRecord:

@@ -34,7 +34,7 @@ from dayfly.core.wire.link import (
     encode,
 )
 from dayfly.core.wire.node import Accepted
-from dayfly.gateway.catalog import CatalogMirror, live_keys
+from dayfly.gateway.catalog import CatalogMirror
 from dayfly.gateway.channel import Channel
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.ledger import Ledger
@@ -82,6 +82,7 @@ class Link:
             self._writer = writer
             try:
                 self.say(self._hello)
+                self._ledger.tell_all()  # maybe to a control that knows nothing
                 for listener in self.listeners:
                     listener.linked()
                 async with asyncio.TaskGroup() as group:
@@ -104,22 +105,23 @@ class Link:
 
     def _take(self, message: ToGateway) -> None:
         if isinstance(message, Snapshot):
-            self._catalog.replace(message.catalog)
+            different = self._catalog.replace(message.catalog)
             self._fleet.limits.replace(message.catalog.limits, self._catalog.functions)
             self._fleet.limits_changed()
-            self._fleet.functions_changed(self.known(), None)
-            self._ledger.forget(set(self._catalog.functions))
-            for function in self._catalog.functions.values():
-                self._fleet.warm(function)
+            self._fleet.functions_changed(self._catalog.names, None)
+            self._ledger.forget(self._catalog.functions)
+            for key in different:
+                self._fleet.warm(self._catalog.functions[key])
             self.ready.set()
         elif isinstance(message, FunctionChanged):
             function = message.function
             self._catalog.set_function(message.revision, function)
-            self._fleet.functions_changed(live_keys(function), (function.namespace, function.name))
+            self._fleet.functions_changed(self._catalog.names, (function.namespace, function.name))
             self._fleet.warm(function)
         elif isinstance(message, FunctionRemoved):
             self._catalog.remove_function(message.revision, message.namespace, message.name)
-            self._fleet.functions_changed(set(), (message.namespace, message.name))
+            self._fleet.functions_changed(self._catalog.names, (message.namespace, message.name))
+            self._ledger.forget_function(message.namespace, message.name)
             self._fleet.limits.remove_function(message.namespace, message.name)
         elif isinstance(message, TokensChanged):
             self._catalog.set_tokens(message.revision, message.tokens)
@@ -138,10 +140,6 @@ class Link:
                 listener.take(message)
             return
         self.say(Applied(self._catalog.revision))
-
-    def known(self) -> set[tuple[str, str, int]]:
-        """Keys of all versions that an alias names."""
-        return self._catalog.live
 
     def _prove(self, message: Prove) -> None:
         version = next((it for it in message.function.versions if it.number == message.number), None)
@@ -198,7 +196,7 @@ class Link:
         now = time.monotonic()
         if now - self._statistics_at >= STATISTICS_SECONDS:
             self._statistics_at = now
-            numbers = [ledger.numbers for ledger in self._fleet.observe()]
+            numbers = self._fleet.observe()
             self.say(
                 Statistics(
                     GatewayStatistics(

@@ -81,7 +81,7 @@ async def _serve(settings: Settings, layout: Layout, lifeline: int, ready: Calla
     async with asyncio.TaskGroup() as group:
         memory = MemoryWatch(fleet, settings.memory_available_bytes_min)
         watches: list[Watch] = [memory, Scaling(fleet, provider, Processors()), door, runner, *([several] if several else [])]
-        clock = _tick(fleet, link, site, watches)
+        clock = _tick(fleet, catalog, site, watches)
         tasks = [group.create_task(work) for work in (provider.run(), link.run(), clock, *(several.tasks() if several else ()))]
         try:
             # Serving before the first snapshot would answer 404 for functions that exist; without control, serve anyway and say 503.
@@ -130,11 +130,11 @@ class Watch(Protocol):
     def tick(self, now: float) -> None: ...
 
 
-async def _tick(fleet: Fleet, link: Link, site: Site, watches: Sequence[Watch]) -> None:
+async def _tick(fleet: Fleet, catalog: CatalogMirror, site: Site, watches: Sequence[Watch]) -> None:
     """The gateway's clock. One sweep for all deadlines instead of a timer a call."""
     while True:
         await asyncio.sleep(TICK_SECONDS)
-        fleet.tick(link.known)
+        fleet.tick(catalog.names)
         now = time.monotonic()
         for watch in watches:
             watch.tick(now)

@@ -6,6 +6,7 @@ core/decide/snapshot.py. Called by gateway/fleet.py; the node's side is node/tem
 """
 
 import time
+from collections.abc import Callable, Collection
 
 import msgspec
 import structlog
@@ -26,9 +27,11 @@ log = structlog.get_logger()
 
 INFO = 20
 REASONS_CHARACTERS_MAX = 1000
+CHEAP_MAX = 1024
 MAKING_SECONDS_MAX = 120.0  # one that says nothing for so long is given up: others wait for their turn
 VersionKey = tuple[str, str, int]
 Key = VersionKey | snapshot.Packages
+Named = Callable[[VersionKey], bool]  # whether an alias names the version
 
 
 class Template:
@@ -68,6 +71,9 @@ class Templates:
         self._by_key: dict[Key, Template] = {}
         self._by_id: dict[str, Template] = {}
         self._wanted: dict[Key, Entry] = {}  # the longest wanted first
+        self._cheap: dict[
+            VersionKey, None
+        ] = {}  # versions with an init that was cheap once, the last one last; most are, so no more of them
         self._apart: set[VersionKey] = set()  # versions one of whose starts from packages failed
 
     def __repr__(self) -> str:
@@ -97,16 +103,28 @@ class Templates:
 
     def ran_init(self, entry: Entry, channel: Channel) -> None:
         """An instance ran init itself, maybe but for its packages: is a template worth it? One is made in a quiet moment (`tick`)."""
-        key: Key = entry.version.key
-        found = self._by_key.get(key)
-        if found is None or found.entry.secrets != entry.secrets:
-            if found is not None:
-                self._let_go(found)
-            found = self._by_key[key] = Template(entry)
         packages = self._came_from(entry, channel)
-        self._consider(key, found, entry, channel.init_cpu_us + (packages.init_cpu_us if packages is not None else 0))
+        init_cpu_us = channel.init_cpu_us + (packages.init_cpu_us if packages is not None else 0)
+        key = entry.version.key
+        found = self._by_key.get(key)
+        if found is not None and found.entry.secrets != entry.secrets:
+            self._let_go(found)
+            del self._by_key[key]
+            found = None
+        if found is None and not snapshot.is_worth(init_cpu_us):
+            self._note_cheap(key)
+        elif found is not None or key not in self._cheap:
+            found = self._by_key.setdefault(key, Template(entry))
+            self._consider(key, found, entry, init_cpu_us)
         if channel.imports:
             self._imported(entry, channel.imports, channel.init_cpu_us)
+
+    def _note_cheap(self, key: VersionKey) -> None:
+        """A busy machine makes an init dearer, nothing makes it cheaper: one that was cheap once is not worth a template."""
+        self._cheap.pop(key, None)
+        if len(self._cheap) >= CHEAP_MAX:
+            del self._cheap[next(iter(self._cheap))]
+        self._cheap[key] = None
 
     def _imported(self, entry: Entry, imports: list[str], init_cpu_us: int) -> None:
         """Such an init imported these modules of its layer. Where a template of other modules was refused, one of these may do."""
@@ -127,7 +145,7 @@ class Templates:
 
     def _consider(self, key: Key, template: Template, entry: Entry, init_cpu_us: int) -> None:
         since = time.monotonic() - template.made_at
-        template.least_us = min(template.least_us, init_cpu_us)  # a busy machine makes an init dearer, nothing makes it cheaper
+        template.least_us = min(template.least_us, init_cpu_us)  # as `_note_cheap` has it
         if snapshot.is_wanted(entry.version.config.snapshot, template.state, template.least_us, template.tries, since):
             self._wanted[key] = entry
 
@@ -163,11 +181,11 @@ class Templates:
         if spawn(self._provider, entry, channel, role=role, imports=template.imports):
             self._lost(template)
 
-    def keep(self, known: set[VersionKey]) -> None:
-        """Let go of those whose versions are not in the catalog any more."""
-        self._apart &= known
+    def keep(self, named: Named, here: Collection[VersionKey]) -> None:
+        """Let go of those whose versions no alias names any more, if they are not `here` either."""
+        self._apart = {key for key in self._apart if key in here or named(key)}
         for key, template in list(self._by_key.items()):
-            template.users &= known
+            template.users = {user for user in template.users if user in here or named(user)}
             if not template.users:
                 self._let_go(template)
                 del self._by_key[key]
@@ -184,7 +202,8 @@ class Templates:
         """Tell each function's ledger."""
         for template in self._by_key.values():
             if template.imports is None:
-                template.entry.ledger.numbers.template = self.text(template.entry)
+                version = template.entry.version
+                self._ledger.function(version.namespace, version.function).numbers.template = self.text(template.entry)
 
     def close(self) -> None:
         for template in self._by_key.values():

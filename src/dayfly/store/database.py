@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dayfly.store.server import Server
 
 BUSY_TIMEOUT_MS = 5_000
-CACHE_KB = 4_096
+CACHE_KB = 512  # the kernel has the file in its cache, too
 
 Synchronous = Literal["FULL", "NORMAL"]
 

@@ -15,8 +15,9 @@ control/catalog.py, which refuses what is taken.
 
 import re
 from itertools import pairwise
-from typing import NamedTuple
 from urllib.parse import unquote
+
+import msgspec
 
 from dayfly.core.decide.rollout import live_of, primary
 from dayfly.core.model.errors import Refusal
@@ -26,6 +27,7 @@ from dayfly.core.model.names import HOST_LENGTH_MAX
 ANY = "ANY"
 DEFAULT_KEY = "$default"  # the key of a route without a path, as API Gateway calls it
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+SHARED = {method: method for method in (*METHODS, ANY)}  # one string each
 PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]{0,62})\}")
 GREEDY = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]{0,62})\+\}")
 # Doors, faces and probes, those that are planned among them; the last two are Lambda's API.
@@ -37,94 +39,113 @@ RESERVED = frozenset(
 )
 
 
-class Match(NamedTuple):
-    """The function that takes a request, and by which route: `key` is payload format 2.0's routeKey."""
+class Match(msgspec.Struct, frozen=True, gc=False):
+    """The function that takes a request, and by which route."""
 
     namespace: str
     function: str
-    key: str
+    method: str  # ANY for all
+    path: str  # "" for every path
+
+    @property
+    def key(self) -> str:
+        """Payload format 2.0's routeKey."""
+        return f"{self.method} {self.path}" if self.path else DEFAULT_KEY
+
+    def is_of(self, namespace: str, function: str) -> bool:
+        """Whether it is this function."""
+        return self.function == function and self.namespace == namespace
 
 
-class _Node:
-    """A place in a host's tree of segments. Slots are method → whose; a path without segments ends at the root: `$default`."""
+# What one place is claimed by. Hardly ever more than one function's one route, and there are as many places as routes: so it is no dict.
+Slot = tuple[Match, ...]
 
-    __slots__ = ("below", "ends", "parameter", "rest")
 
-    def __init__(self) -> None:
-        self.below: dict[str, _Node] = {}  # by a segment's text
-        self.parameter: _Node | None = None  # behind {name}
-        self.ends: dict[str, Match] = {}  # paths that end here
-        self.rest: dict[str, Match] = {}  # {name+}: paths that go on
+class _Node(msgspec.Struct, gc=False):
+    """A place in a host's tree of segments. A path without segments ends at the root: `$default`."""
+
+    below: dict[str, "_Node"] | None = None  # by a segment's text
+    parameter: "_Node | None" = None  # behind {name}
+    ends: Slot = ()  # paths that end here
+    rest: Slot = ()  # {name+}: paths that go on
 
     @property
     def empty(self) -> bool:
         return not (self.below or self.parameter or self.ends or self.rest)
 
     def child(self, segment: str) -> "_Node | None":
-        return self.parameter if PARAMETER.fullmatch(segment) else self.below.get(segment)
+        if PARAMETER.fullmatch(segment):
+            return self.parameter
+        return self.below.get(segment) if self.below else None
 
     def set_child(self, segment: str, child: "_Node | None") -> None:
         if PARAMETER.fullmatch(segment):
             self.parameter = child
-        elif child is None:
-            del self.below[segment]
-        else:
+        elif child is not None:
+            self.below = self.below or {}
             self.below[segment] = child
+        elif self.below:
+            del self.below[segment]
 
 
 class Routes:
-    """The table. All methods are immediate; `put` and `remove` cost as much as the one function has routes."""
+    """The table. All methods are immediate; `put` and `remove` cost as much as the one function has routes. It has no list of them beside
+    the tree: whoever changes a function says what it was."""
 
     def __init__(self) -> None:
         self._roots: dict[str, _Node] = {}  # by host; "" has the routes without one
-        self._of: dict[tuple[str, str], tuple[Route, ...]] = {}
+        self._namespaces: dict[str, str] = {}  # each as one string, for all matches
 
     def __repr__(self) -> str:
-        return f"<Routes {sum(map(len, self._of.values()))} of {len(self._of)} functions on {len(self._roots)} hosts>"
+        return f"<Routes on {len(self._roots)} hosts>"
 
     def __bool__(self) -> bool:
         return bool(self._roots)
 
     # ---- changing --------------------------------------------------------------------------------------------------------------
 
-    def put(self, function: Function) -> None:
-        """A function is new or different. What another one has already stays the other's (`check` asks before)."""
-        key = (function.namespace, function.name)
+    def put(self, function: Function, before: Function | None = None) -> None:
+        """A function is new, or different from `before`. What another one has already stays the other's (`check` asks before)."""
         routes = routes_of(function)
-        if self._of.get(key, ()) == routes:
-            return
-        self.remove(*key)
-        if routes:
-            self._of[key] = routes
+        if before is not None:
+            if routes_of(before) == routes:
+                return
+            self.remove(before)
         for route in routes:
-            slot = self._slot(route)
-            for method in route.methods or (ANY,):
-                slot.setdefault(method, Match(*key, f"{method} {route.path}" if route.path else DEFAULT_KEY))
+            self._claim(function, route)
 
-    def remove(self, namespace: str, name: str) -> None:
+    def remove(self, function: Function) -> None:
         """A function is gone, and its routes are free."""
-        for route in self._of.pop((namespace, name), ()):
-            self._drop((namespace, name), route)
+        for route in routes_of(function):
+            self._drop(function, route)
 
-    def _slot(self, route: Route) -> dict[str, Match]:
-        node = self._roots.setdefault(route.host, _Node())
+    def _claim(self, function: Function, route: Route) -> None:
+        node, is_greedy = self._roots.setdefault(route.host, _Node()), False
         for segment in segments_of(route.path):
             if GREEDY.fullmatch(segment):
-                return node.rest
+                is_greedy = True
+                break
             child = node.child(segment)
             if child is None:
-                child = _Node()
-                node.set_child(segment, child)
+                child = _Node()  # a route is often called as its function: then both are one string
+                node.set_child(function.name if segment == function.name else segment, child)
             node = child
-        return node.ends
+        slot = node.rest if is_greedy else node.ends
+        taken = {match.method for match in slot}
+        namespace = self._namespaces.setdefault(function.namespace, function.namespace)
+        methods = [SHARED.get(method, method) for method in route.methods or (ANY,) if method not in taken]
+        slot += tuple(Match(namespace, function.name, method, route.path) for method in methods)
+        if is_greedy:
+            node.rest = slot
+        else:
+            node.ends = slot
 
-    def _drop(self, owner: tuple[str, str], route: Route) -> None:
+    def _drop(self, function: Function, route: Route) -> None:
         trail = self._trail(route)
-        for slot in (trail[-1][1].rest, trail[-1][1].ends):
-            for method in [method for method, match in slot.items() if match[:2] == owner]:
-                del slot[method]
-        for (_, parent), (segment, node) in reversed(list(pairwise(trail))):
-            if node.empty:
+        node = trail[-1][1]
+        node.rest, node.ends = _without(function, node.rest), _without(function, node.ends)
+        for (_, parent), (segment, child) in reversed(list(pairwise(trail))):
+            if child.empty:
                 parent.set_child(segment, None)
         if trail[0][1].empty:
             self._roots.pop(route.host, None)
@@ -139,12 +160,12 @@ class Routes:
             trail.append((segment, child))
         return trail
 
-    def _taken_slot(self, route: Route) -> dict[str, Match]:
+    def _taken_slot(self, route: Route) -> Slot:
         """What stands where this route would."""
         segments, trail = segments_of(route.path), self._trail(route)
         is_greedy = bool(segments) and GREEDY.fullmatch(segments[-1]) is not None
         if len(trail) - 1 < len(segments) - is_greedy:
-            return {}
+            return ()
         return trail[-1][1].rest if is_greedy else trail[-1][1].ends
 
     def _meeting(self, host: str) -> list[str]:
@@ -157,9 +178,9 @@ class Routes:
     def check(self, namespace: str, name: str, routes: tuple[Route, ...]) -> None:
         """Raises Refusal conflict, naming the owner, when another function has one of these routes, or another namespace the host."""
         for route in routes:
-            for method, match in self._taken_slot(route).items():
-                both = not route.methods or method == ANY or method in route.methods
-                if both and match[:2] != (namespace, name):
+            for match in self._taken_slot(route):
+                both = not route.methods or match.method == ANY or match.method in route.methods
+                if both and not match.is_of(namespace, name):
                     raise _taken(route, f"is taken by function {match.function!r} in namespace {match.namespace!r}")
             for host in self._meeting(route.host) if route.host else ():
                 other = _any(self._roots[host])
@@ -204,7 +225,7 @@ def _walk(node: _Node, segments: list[str], at: int, wanted: tuple[str, set[str]
     if at == len(segments):
         return _slot_for(node.ends, *wanted) if at else None
     segment = segments[at]
-    child = node.below.get(segment)
+    child = node.below.get(segment) if node.below else None
     if child is not None and (found := _walk(child, segments, at + 1, wanted)):
         return found
     if node.parameter is not None and segment and (found := _walk(node.parameter, segments, at + 1, wanted)):
@@ -212,11 +233,19 @@ def _walk(node: _Node, segments: list[str], at: int, wanted: tuple[str, set[str]
     return _slot_for(node.rest, *wanted) if node.rest and (segment or at + 1 < len(segments)) else None
 
 
-def _slot_for(slot: dict[str, Match], method: str, allowed: set[str]) -> Match | None:
-    found = slot.get(method) or (slot.get("GET") if method == "HEAD" else None) or slot.get(ANY)
-    if found is None:
-        allowed.update(slot)
-    return found
+def _slot_for(slot: Slot, method: str, allowed: set[str]) -> Match | None:
+    """Whose it is with this method: of its own route, for HEAD of GET's, of the one for all."""
+    if not slot:
+        return None
+    found = {match.method: match for match in slot}
+    match = found.get(method) or (found.get("GET") if method == "HEAD" else None) or found.get(ANY)
+    if match is None:
+        allowed.update(found)
+    return match
+
+
+def _without(function: Function, slot: Slot) -> Slot:
+    return tuple(match for match in slot if not match.is_of(function.namespace, function.name))
 
 
 def routes_of(function: Function) -> tuple[Route, ...]:
@@ -246,9 +275,9 @@ def _stars_above(host: str) -> list[str]:
 def _any(node: _Node) -> Match | None:
     """Somebody who has a route below this node."""
     for slot in (node.ends, node.rest):
-        for match in slot.values():
+        for match in slot:
             return match
-    for child in (*node.below.values(), *([node.parameter] if node.parameter else ())):
+    for child in (*(node.below or {}).values(), *([node.parameter] if node.parameter else ())):
         if found := _any(child):
             return found
     return None

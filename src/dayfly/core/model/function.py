@@ -150,10 +150,18 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
 
 
+class Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A `Function` as small as it can be kept (core/wire/packed.py)."""
+
+    namespace: str
+    name: str
+    data: bytes
+
+
 class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     """A whole snapshot: what a gateway needs to route calls without asking anybody."""
 
     revision: int
-    functions: tuple[Function, ...]
+    functions: tuple[Packed, ...]
     tokens: tuple[Token, ...]
     limits: dict[str, Limits] = {}  # of namespaces that have some

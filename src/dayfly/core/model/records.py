@@ -49,11 +49,12 @@ class LogRecord(msgspec.Struct, frozen=True, array_like=True):
     text: str
 
 
-class FunctionStatistics(msgspec.Struct, kw_only=True):
-    """One function's running numbers in one gateway, since it started. Histograms: core/decide/meter.py BOUNDS_US."""
+class FunctionStatistics(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One function's running numbers in one gateway. Histograms: core/decide/meter.py BOUNDS_US."""
 
-    namespace: str
-    function: str
+    namespace: str = ""
+    function: str = ""
+    since: int = 0  # another number: the gateway has forgotten what it counted before, and begun at zero
     calls: int = 0
     errors: int = 0
     rejected: int = 0
@@ -81,7 +82,7 @@ class FunctionStatistics(msgspec.Struct, kw_only=True):
 
 
 class GatewayStatistics(msgspec.Struct, kw_only=True):
-    """All of one gateway, sent to control every second."""
+    """All of one gateway, sent to control every second; `functions`: those that are not as they were when it was sent last."""
 
     gateway: str
     at: float
