@@ -1,10 +1,10 @@
 """The other half of durable calls: which are leased when, to which gateway, and what is done with their outcomes.
 
-One task leases: woken by what is put or settled and by the next due time, it asks core/decide/lanes.py how many of which lane, and
-sends them to the gateways that are their functions' homes. One task keeps house: it extends what connected gateways hold, settles as
-lost what nobody holds any more, buries what nobody ran in time, forgets what is old. A gateway that comes back says what it still holds;
-what it does not name is lost. Nothing is settled from memory alone: the queue believes only the present epoch.
-Never runs a call. Made by control/plane.py; called by link.py (messages of gateways) and calls.py.
+One task leases: woken by what is put or settled and by the next due time, it asks core/decide/lanes.py how many of which lane, and sends
+them to the gateways that are their functions' homes. One task keeps house: it extends what connected gateways hold, settles as lost what
+nobody holds any more, buries what nobody ran in time, forgets what is old. A gateway that comes back says what it still holds; what it
+does not name is lost. Nothing is settled from memory alone: the queue believes only the present epoch. Never runs a call. Called by
+link.py (messages of gateways), calls.py, plane.py.
 """
 
 import asyncio
@@ -256,12 +256,10 @@ class Leasing:
         function = self._catalog.functions.get(split_lane(lane))
         if function is None:
             return window.room(LEASE_BATCH, ahead=False)  # they are only buried
-        if not takers:
-            return 0
-        config, settings = live_config(function), self._settings
-        share = int(settings.async_share * config.max_instances * config.concurrency)
-        slots = max(1, min(share, config.durable.concurrency or settings.async_concurrency))
-        return window.room(slots, ahead=config.durable.idempotent)
+        config, most = live_config(function), self._settings.async_concurrency
+        share = int(self._settings.async_share * config.max_instances * config.concurrency)
+        slots = max(1, min(share, config.durable.concurrency or most))
+        return window.room(slots, ahead=config.durable.idempotent) if takers else 0
 
     def _give(self, leases: Sequence[Lease], now: float) -> None:
         """Each to the gateway that is its function's home, in few messages; large bodies are fetched first."""
@@ -271,7 +269,7 @@ class Leasing:
         runs: dict[str, list[LeasedCall]] = {}
         for lease in leases:
             is_callback = lease.lane.endswith(CALLBACK)
-            hand = hand_of(lease, homes.get(lease.lane, "") if not is_callback else "", now)
+            hand = hand_of(lease, "" if is_callback else homes.get(lease.lane, ""), now)
             self.hands.hold(hand)
             if hand.stored.kind == "callback":
                 self._spawn(self._call_back(hand))
