@@ -3,9 +3,9 @@
 import msgspec
 
 from dayfly.core.decide.quota import DAY_SECONDS
-from dayfly.core.model.records import Answered
+from dayfly.core.model.records import Answered, FunctionStatistics
 from dayfly.core.model.settings import Settings
-from dayfly.gateway.ledger import Ledger
+from dayfly.gateway.ledger import TELLING, UNTOLD, Ledger
 
 CALL = Answered("ok", 100.0, False, 1, 2, 3, 1500, 128, 10, 20)
 
@@ -61,3 +61,26 @@ def test_a_refusal_counts_also_when_the_ledger_was_let_go_while_the_body_was_on_
     while ledger.report() or ledger._awake:
         pass
     assert ledger.functions, "something happened to it, so it is kept"
+
+
+def test_a_change_of_any_number_is_told_once() -> None:
+    ledger = Ledger(Settings())
+    ledger.answered(ledger.function("default", "hello"), CALL)
+    while ledger.report():
+        pass
+    for name in TELLING:
+        hello = ledger.function("default", "hello")
+        was = getattr(hello.numbers, name)
+        setattr(hello.numbers, name, "ready" if isinstance(was, str) else was + 1)
+        assert ledger.report() == [hello.numbers], name
+        assert ledger.report() == [], name
+    assert UNTOLD | set(TELLING) == set(FunctionStatistics.__struct_fields__)
+
+
+def test_the_tables_never_change_without_a_number_that_is_told() -> None:
+    ledger = Ledger(Settings())
+    for change in (lambda it: ledger.answered(it, CALL), lambda it: ledger.rejected(it, "queue_full", "reason")):
+        hello = ledger.function("default", "hello")
+        ledger.report()
+        change(hello)
+        assert ledger.report() == [hello.numbers]

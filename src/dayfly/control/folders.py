@@ -94,16 +94,17 @@ class Folders:
             log.info("folders_removed", count=len(gone))
         return gone
 
-    def _listed(self) -> list[Key]:
-        return [(kind, e.name) for kind, root in self.roots.items() for e in root.iterdir() if DIGEST.fullmatch(e.name)]
+    def _listed(self) -> dict[str, list[str]]:
+        return {kind: [it.name for it in root.iterdir() if DIGEST.fullmatch(it.name)] for kind, root in self.roots.items()}
 
 
-def _mark(tx: sa.Connection, there: list[Key], now: float, anew: bool) -> dict[Key, float]:
+def _mark(tx: sa.Connection, there: dict[str, list[str]], now: float, anew: bool) -> dict[Key, float]:
     if anew or any(since > now + JUMP_SECONDS for since in usage.marked_garbage(tx).values()):
         usage.mark_garbage(tx, (), now)
     codes, layers = functions.referenced(tx)
-    named = {(CODE, digest) for digest in codes} | {(LAYER, digest) for digest in layers}
-    usage.mark_garbage(tx, set(there) - named, now)
+    for kind, digests in ((CODE, codes), (LAYER, layers)):
+        there[kind] = [name for name in there[kind] if name not in digests]
+    usage.mark_garbage(tx, [(kind, name) for kind, names in there.items() for name in names], now)
     return usage.marked_garbage(tx)
 
 

@@ -52,8 +52,9 @@ class _Numbers:
     def keep(self, keys: Container[FunctionKey]) -> None:
         """Forget all others."""
         for namespace, functions in list(self._data.items()):
-            self._data[namespace] = {name: data for name, data in functions.items() if (namespace, name) in keys}
-            if not self._data[namespace]:
+            for name in [name for name in functions if (namespace, name) not in keys]:
+                del functions[name]
+            if not functions:
                 del self._data[namespace]
 
 

@@ -12,6 +12,8 @@ from dayfly.core.model.function import Alias, FunctionConfig, Version
 from dayfly.store.database import upsert
 from dayfly.store.schema import aliases, functions, moves, numbers, versions
 
+ROWS_AT_ONCE = 500  # in memory, of those that may be ten thousands
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _config = msgspec.json.Decoder(FunctionConfig).decode
 
@@ -135,6 +137,8 @@ def drop_function(tx: sa.Connection, namespace: str, name: str) -> bool:
 
 def referenced(tx: sa.Connection) -> tuple[set[str], set[str]]:
     """(code digests, layer digests) that kept versions name."""
-    codes = set(tx.execute(sa.select(versions.c.code_digest).distinct()).scalars())
-    layers = set(tx.execute(sa.select(versions.c.layer_digest).distinct()).scalars()) - {""}
-    return codes, layers
+    codes, layers = (
+        set(tx.execute(sa.select(column).distinct().execution_options(yield_per=ROWS_AT_ONCE)).scalars())
+        for column in (versions.c.code_digest, versions.c.layer_digest)
+    )
+    return codes, layers - {""}
