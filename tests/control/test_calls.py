@@ -18,6 +18,7 @@ from dayfly.core.model.errors import Refusal
 from dayfly.core.wire import link
 from dayfly.store.queue import NewItem, Put, Settlement
 from dayfly.store.queue_sqlite import SqliteQueue
+from dayfly.store.trouble import Doubtful
 from tests.control.fakes import FakeGateway, proves_everything
 from tests.control.world import World, folders, run, world
 
@@ -209,15 +210,18 @@ def test_a_full_queue_a_stranger_and_a_bad_call_are_refused_each_for_itself() ->
     _with_world(test, settings={"async_waiting_max": 5})
 
 
-def test_nobody_is_told_that_a_call_is_accepted_when_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("trouble", [Refusal("storage_full", "No space is left."), Doubtful("the server")])
+def test_nobody_is_told_that_a_call_is_accepted_when_it_is_not_written_or_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch, trouble: Refusal
+) -> None:
     async def test(w: World) -> None:
         def full(*_: object) -> list[Put]:
-            raise Refusal("storage_full", "No space is left.")
+            raise trouble
 
         monkeypatch.setattr(SqliteQueue, "put", full)
         w.gateway.send(link.Accept(1, [new()]))
         accepted = await w.gateway.wait_told(link.Accepted)
-        assert [it.code for it in accepted.answers] == ["storage_full"]
+        assert [it.code for it in accepted.answers] == ["acceptance_unknown" if isinstance(trouble, Doubtful) else "storage_full"]
 
     _with_world(test)
 

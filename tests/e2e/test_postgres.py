@@ -120,6 +120,22 @@ def test_a_server_that_goes_away_fails_deploys_clearly_and_no_call(on_postgres: 
         platform.wait_for(f"all {calls} calls are counted", lambda: counted() == calls)
 
 
+def test_asynchronous_calls_are_kept_on_postgresql(on_postgres: OnPostgres) -> None:
+    platform = on_postgres
+    platform.put("echo", ECHO.format(version=1))
+    ids, before = [], platform.roles()["control"]
+    for number in range(20):
+        answer = platform.request("POST", "/api/v1/functions/echo/invoke?mode=async", b'{"sent": 1}', {"X-Dayfly-Delay": "0.5"})
+        assert answer.status == 202, answer.body
+        ids.append(answer.headers["x-call-id"])
+        if number == 10:
+            os.kill(before, 9)
+            platform.wait_for("control is back", lambda: platform.roles()["control"] not in (0, before) and _served(platform))
+    for call_id in ids:
+        platform.wait_until("it is done", f"/api/v1/calls/{call_id}?wait=15s", lambda call: call.get("state") == "done", seconds=40)
+    assert not Path(platform.data, "control", "durable.db").exists()
+
+
 def test_control_killed_while_the_server_is_away_comes_back_with_it(on_postgres: OnPostgres, postgres_server: Server) -> None:
     platform = on_postgres
     platform.put("steady", ECHO.format(version=1))

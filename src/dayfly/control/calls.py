@@ -25,6 +25,7 @@ from dayfly.core.model.names import CALL_ID
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire import link
 from dayfly.store.queue import Item, NewItem, Settlement, State
+from dayfly.store.trouble import Doubtful
 
 TEXT_MAX = 255  # of a key, a group, a tag
 CALLS_PER_ORDER_MAX = 5_000
@@ -76,7 +77,7 @@ class Calls:
         """Write the calls down; when this returns they are durable, in one transaction.
 
         Raises Refusal function_not_found, version_not_found, chain_too_deep, bad_request, async_queue_full, and storage_full or
-        data_unusable when the store cannot take them: then none of them was taken.
+        data_unusable when the store cannot take them: then none of them was taken. acceptance_unknown: all were, or none.
         """
         if len(calls) > CALLS_PER_ORDER_MAX:
             raise Refusal("bad_request", f"{len(calls)} calls at once; {CALLS_PER_ORDER_MAX} may be accepted together.")
@@ -152,6 +153,8 @@ class Calls:
         try:
             items = [await self._item(call, now) for call in calls]
             puts = await self._durable.put(items)
+        except Doubtful as doubt:
+            raise Refusal("acceptance_unknown", doubt.detail, retry_after_seconds=1.0) from doubt
         finally:
             for call in calls:
                 self._spill.written(call.id)

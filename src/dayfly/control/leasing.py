@@ -37,7 +37,8 @@ AGAIN_SECONDS = 0.5  # after the store could not be written
 HOUSE_SECONDS = 1.0
 FORGET_MAX = 5_000
 SWEEP_SECONDS = 600.0
-IDLE_SECONDS = 30.0  # a backstop: the loop looks at all lanes, whoever woke it or not
+IDLE_SECONDS = 30.0
+LOOK_SECONDS = 10.0  # a backstop: all lanes are looked at, whoever has said that something waits there or not
 
 CallbackRunner = Callable[[Hand, bytes], Awaitable[Ran]]
 
@@ -63,11 +64,10 @@ class Leasing:
         self._durable, self._settler, self._spill = durable, settler, spill
         self._die = random.Random()  # noqa: S311  (jitter)
         self._owner = f"{time.time_ns():x}"
-        self.hands, self._due = Hands(), Due()
+        self.hands, self._due, self._shares = Hands(), Due(), Shares()
         self._gateways: dict[str, Gateway] = {}
         self._closing: set[str] = set()  # gateways that take no more
         self._orphans: dict[str, float] = {}  # gateways whose link broke → until when they may come back
-        self._shares = Shares()
         self._wake = asyncio.Event()
         self._unsettled: list[tuple[Hand, Ran, Gateway | None]] = []  # the store could not take them yet
         self._tasks: set[asyncio.Task[None]] = set()
@@ -316,7 +316,7 @@ class Leasing:
     # ---- house -----------------------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
-        extended_at = swept_at = 0.0
+        extended_at = swept_at = looked_at = 0.0
         while True:
             await asyncio.sleep(HOUSE_SECONDS)
             try:
@@ -328,6 +328,9 @@ class Leasing:
                     await self._extend(now)  # ours first: the clock may have jumped
                     await self._reclaim(now)
                 await self._expire(now)
+                if clock - looked_at >= LOOK_SECONDS:
+                    looked_at = clock
+                    self.noted((await self._durable(lambda queue: queue.lanes(now))).items())  # noqa: B023 (awaited here)
                 await self._durable(lambda queue: queue.forget(now, FORGET_MAX))  # noqa: B023 (awaited here)
                 if clock - swept_at >= SWEEP_SECONDS:
                     swept_at = clock
