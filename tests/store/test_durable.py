@@ -412,6 +412,21 @@ def test_a_listener_whose_server_went_says_so_and_listens_again(postgres: str, p
     hints.close()
 
 
+def test_a_file_gets_small_again_after_its_backlog_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "durable.db"
+    queue = open_queue(path)
+    ids = [f"{n:05}" for n in range(5000)]
+    queue.put([new(id, body=b"x" * 2000) for id in ids])
+    queue.purge(ids[1:])
+    rounds = 0
+    while queue.tidy():
+        rounds += 1
+        queue.put([new(f"between-{rounds}")])
+    assert rounds > 1 and path.stat().st_size < 2_000_000
+    assert queue.counts()["n/f"]["waiting"] == 1 + rounds
+    queue.close()
+
+
 def test_an_online_copy_of_the_file_is_whole(tmp_path: Path) -> None:
     """What a backup takes: the file and its log, through SQLite's own copying."""
     queue = open_queue(tmp_path / "durable.db")

@@ -104,6 +104,11 @@ class DurableFile:
                 if self.db.in_transaction:
                     self.db.execute("COMMIT")
 
+    def tidy(self) -> bool:
+        """One step of giving free room back; whether there is more to do."""
+        with self._translated():
+            return room.give_back(self.db, self.path)
+
     def close(self) -> None:
         self.db.close()
 

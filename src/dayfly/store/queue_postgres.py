@@ -244,6 +244,9 @@ class PostgresQueue:
 
         return self._server.run(verb)
 
+    def tidy(self) -> bool:
+        return False  # autovacuum does it
+
     def close(self) -> None:
         self._server.close()
 

@@ -198,6 +198,9 @@ class SqliteQueue:
             db.executemany("DELETE FROM queue_dedups WHERE lane = ? AND key = ?", keys)
             return len(rows) + len(keys)
 
+    def tidy(self) -> bool:
+        return self._file.tidy()
+
     def close(self) -> None:
         self._file.close()
 
