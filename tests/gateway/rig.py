@@ -145,6 +145,7 @@ async def gateway(behaviour: Behaviour | None = None, **settings: Any) -> AsyncI
         server.close()
         for connection in (*rig.site.connections, *rig.site.turned_away):
             connection.abort()
+        rig.provider.connected = False  # nothing starts any more while all ends
         rig.fleet.close()
         rig.provider.close()
 

@@ -118,7 +118,7 @@ def test_calls_beyond_the_queue_are_refused_with_retry_after_and_counted():
         return FakeAnswer()
 
     async def main():
-        async with gateway(Behaviour(handler)) as rig:
+        async with gateway(Behaviour(handler), prefetch_max=1) as rig:  # or the clock offers more of them after so short a first one
             rig.serve(function(max_instances=1, queue_max=3))
             release.set()
             assert (await rig.request("GET", "/function/hello"))[0] == 200

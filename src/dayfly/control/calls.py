@@ -15,7 +15,8 @@ import structlog
 
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
-from dayfly.control.leasing import Gateway, Leasing
+from dayfly.control.hands import Gateway
+from dayfly.control.leasing import Leasing
 from dayfly.control.settling import Settler
 from dayfly.control.spill import Spill, decode_result, decode_stored
 from dayfly.core.decide.route import pick_version

@@ -6,6 +6,7 @@ Memory only: nothing is settled from it, and a control that starts anew has none
 import heapq
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from dayfly.control.settling import Hand
 from dayfly.control.spill import decode_stored
@@ -13,12 +14,23 @@ from dayfly.core.decide import share
 from dayfly.core.decide.lanes import Window
 from dayfly.core.model.durable import LeasedCall, Ran, split_lane
 from dayfly.core.wire.durable import with_lineage
-from dayfly.core.wire.link import Hello, Run
+from dayfly.core.wire.link import Hello, Run, ToGateway
 from dayfly.store.queue import Item, Lease
 
 Key = tuple[str, int]
 RUN_BYTES_MAX = 8 * 1024 * 1024  # of one message
 NO_ROOM = ("throttled", "returned", "platform")
+
+
+class Gateway(Protocol):
+    """A connected gateway (control/link.py Peer)."""
+
+    hello: Hello
+
+    @property
+    def name(self) -> str: ...
+
+    def tell(self, message: ToGateway) -> None: ...
 
 
 class Hands(dict[Key, Hand]):

@@ -12,13 +12,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
-from dayfly.control.hands import Due, Hands, Key, hand_of, homes_of, in_messages, leased
+from dayfly.control.hands import Due, Gateway, Hands, Key, hand_of, homes_of, in_messages, leased
 from dayfly.control.settling import Hand, Settler
 from dayfly.control.spill import Spill
 from dayfly.core.decide.lanes import Shares
@@ -26,7 +26,7 @@ from dayfly.core.decide.rollout import live_config
 from dayfly.core.model.durable import CALLBACK, LeasedCall, Outcome, Ran, split_lane
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
-from dayfly.core.wire.link import CancelRun, Heard, Hello, Holding, ToGateway
+from dayfly.core.wire.link import CancelRun, Heard, Holding
 from dayfly.store.queue import RECLAIM_MAX, Lease, Settlement
 
 LEASE_BATCH = 512
@@ -43,17 +43,6 @@ LOOK_SECONDS = 10.0  # a backstop: all lanes are looked at, whoever has said tha
 CallbackRunner = Callable[[Hand, bytes], Awaitable[Ran]]
 
 log = structlog.get_logger()
-
-
-class Gateway(Protocol):
-    """A connected gateway (control/link.py Peer)."""
-
-    hello: Hello
-
-    @property
-    def name(self) -> str: ...
-
-    def tell(self, message: ToGateway) -> None: ...
 
 
 class Leasing:

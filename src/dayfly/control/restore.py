@@ -5,6 +5,7 @@ Everything is written below DATA/.restore, checked there, brought to disk, and m
 left as they are, the next start migrates them. Called by `dayfly restore`; blocking.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -63,6 +64,8 @@ def restore(archive: Path, data: Path, owners: Mapping[str, Owner], mark: Callab
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError, struct.error) as error:
         raise BadBackup(f"It is damaged: {error}.") from error
     except OSError as error:
+        if error.errno == errno.EINVAL:  # an entry that says it begins before the file does
+            raise BadBackup(f"It is damaged: {error}.") from error
         raise disk_refusal(error, Path(error.filename or data)) from error
     return manifest
 

@@ -122,6 +122,7 @@ class FakeProvider:
         self.on_lost()
 
     def close(self) -> None:
+        self.connected = False
         for instance in list(self.alive.values()):
             instance.close()
         self.alive.clear()
