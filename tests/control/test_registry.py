@@ -5,8 +5,10 @@ import gc
 import time
 import tracemalloc
 from hashlib import sha256
+from pathlib import Path
 
 from dayfly.control.catalog import Catalog
+from dayfly.control.folders import CODE, _mark
 from dayfly.control.statistics import Sums
 from dayfly.control.usage import Usage
 from dayfly.core.model.function import Alias, Function, FunctionConfig, Provisioned, Route, Version
@@ -96,6 +98,18 @@ def test_housekeeping_forgets_the_numbers_of_what_was_removed() -> None:
                     w.control.sums.put(("g1", 1), numbers(name, calls=1))
                 await w.control._tidy()
                 assert set(w.control.sums.by_function()) == {("default", "hello")}
+
+    run(main())
+
+
+def test_a_folder_that_a_deploy_names_while_the_sweep_looks_is_not_garbage() -> None:
+    async def main() -> None:
+        with folders() as layout:
+            async with world(layout) as w:
+                await w.deploy()
+                [digest] = [it.name for it in Path(layout.code).iterdir()]
+                looked = [(CODE, digest), (CODE, "f" * 64)]  # as if the version had not been there yet when it looked
+                assert await w.control.store(_mark, looked, 100.0, False) == {(CODE, "f" * 64): 100.0}
 
     run(main())
 
