@@ -5,6 +5,7 @@ goes at the next start. Nothing that a deploy holds, or that a kept version name
 """
 
 import asyncio
+import os
 import tempfile
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from dayfly.store import functions, usage
 CODE, LAYER = "code", "layer"
 JUMP_SECONDS = 60.0  # the clock on the wall is set right by less every day
 Key = tuple[str, str]  # (kind, digest)
+Named = tuple[set[str], set[str]]  # code digests, layer digests
 
 log = structlog.get_logger()
 
@@ -34,7 +36,7 @@ class Folders:
     """Code and layer folders. `held` counts the deploys that need a folder before any version names it."""
 
     def __init__(self, layout: Layout, store: Store) -> None:
-        self.roots = {CODE: Path(layout.code), LAYER: Path(layout.layers)}
+        self.roots = {CODE: Path(layout.code), LAYER: Path(layout.layers)}  # in the order of `Named`
         self.builds = Path(layout.builds)
         self._store = store
         self._held: Counter[Key] = Counter()
@@ -84,8 +86,8 @@ class Folders:
         jumped = abs(now - steady - self._ahead) > JUMP_SECONDS
         self._ahead = now - steady
         async with self._moving:
-            there = await asyncio.to_thread(self._listed)
-            marked = await self._store(_mark, there, now, jumped)
+            unnamed = await asyncio.to_thread(self._unnamed, await self._store(functions.referenced))
+            marked = await self._store(_mark, unnamed, now, jumped)
             gone = folders_to_drop(marked, self._held, now, grace_seconds)
             doomed = [await asyncio.to_thread(_put_aside, self.path(key)) for key in gone]
         for folder in doomed:
@@ -94,17 +96,20 @@ class Folders:
             log.info("folders_removed", count=len(gone))
         return gone
 
-    def _listed(self) -> dict[str, list[str]]:
-        return {kind: [it.name for it in root.iterdir() if DIGEST.fullmatch(it.name)] for kind, root in self.roots.items()}
+    def _unnamed(self, named: Named) -> list[Key]:
+        """Folders that are not among these; of the others no list is made, for each minute there may be ten thousand."""
+        found = []
+        for (kind, root), digests in zip(self.roots.items(), named, strict=True):
+            with os.scandir(root) as entries:
+                found += [(kind, entry.name) for entry in entries if entry.name not in digests and DIGEST.fullmatch(entry.name)]
+        return found
 
 
-def _mark(tx: sa.Connection, there: dict[str, list[str]], now: float, anew: bool) -> dict[Key, float]:
+def _mark(tx: sa.Connection, unnamed: list[Key], now: float, anew: bool) -> dict[Key, float]:
     if anew or any(since > now + JUMP_SECONDS for since in usage.marked_garbage(tx).values()):
         usage.mark_garbage(tx, (), now)
-    codes, layers = functions.referenced(tx)
-    for kind, digests in ((CODE, codes), (LAYER, layers)):
-        there[kind] = [name for name in there[kind] if name not in digests]
-    usage.mark_garbage(tx, [(kind, name) for kind, names in there.items() for name in names], now)
+    named = dict(zip((CODE, LAYER), functions.referenced(tx) if unnamed else ((), ()), strict=True))  # a deploy may have named one since
+    usage.mark_garbage(tx, [(kind, digest) for kind, digest in unnamed if digest not in named[kind]], now)
     return usage.marked_garbage(tx)
 
 
