@@ -34,7 +34,7 @@ STATES: tuple[State, ...] = ("waiting", "leased", "done", "dead")
 class NewItem(msgspec.Struct, frozen=True, kw_only=True):
     """What is put. `due`: not leased before; `expires`: not leased from then on, but handed out by `expire`.
 
-    An `id` that rises with time (UUIDv7) is best: a million random ones took three times the processor time to put, for each lands elsewhere
+    An `id` that rises with time (UUIDv7) is best: a million random ones took three times the processor time to put, each lands elsewhere
     in the index.
     `priority` is 0 to 9, higher first within a lane. Items of one lane and `group` are leased one at a time in the order in which they were
     accepted, whatever their priorities and due times. `dedup` is unique within its lane until `dedup_until`.
