@@ -20,6 +20,7 @@ from dayfly.gateway.deaths import error_in, outcome_of
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.reply import REJECTED, checked_block
+from dayfly.gateway.version_socket import sealed_memfd
 from dayfly.runtime import frames
 
 RESULT_BYTES_MAX = 6 * 1024 * 1024 + 100  # Lambda's; a longer one is a bad answer
@@ -109,6 +110,10 @@ class Leased:
                 if call.seq in channel.running(1):
                     kill(channel.id)
 
+    def body_descriptor(self) -> tuple[int, int]:
+        """How a body travels that is too large for its call's message."""
+        return frames.BODY_IN_FD, sealed_memfd("dayfly-body", self.parts)
+
     # ---- what the fleet tells --------------------------------------------------------------------------------------------------
 
     def printed(self, data: bytes) -> None:
@@ -131,7 +136,7 @@ class Leased:
             self._failed(outcome_of(error), str(error.get("errorMessage", "")), frame)
             return
         self._status = frame.status
-        self._answered(frame.meta, frame.body, frame)
+        self._answered(frame.meta, bytes(frame.body), frame)
 
     def head(self, channel: Channel, frame: Frame) -> None:
         """A stream begins: it is gathered."""
@@ -181,7 +186,7 @@ class Leased:
 
     def _failed(self, code: str, detail: str, frame: Frame) -> None:
         self._record(code, frame.exec_us, len(frame.body))
-        self._end(outcome_by(code), code, detail, body=frame.body, exec_us=frame.exec_us)
+        self._end(outcome_by(code), code, detail, body=bytes(frame.body), exec_us=frame.exec_us)
 
     def _record(self, outcome: str, exec_us: int, bytes_out: int) -> None:
         """As every call: metered, counted, billed."""
