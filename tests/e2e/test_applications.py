@@ -132,6 +132,6 @@ def test_starlette(applications: Platform) -> None:
 
 def test_an_application_on_a_route_of_its_own_stands_at_the_root(applications: Platform) -> None:
     more = {"handler": "web:app", "auth": "none", "route": [{"host": "flask.example"}]}
-    applications.put("routed", {"web.py": FLASK, "requirements.txt": "flask==3.1.2\n"}, **more)
+    applications.put("web-routed", {"web.py": FLASK, "requirements.txt": "flask==3.1.2\n"}, **more)
     answer = applications.request("GET", "/in", headers={"host": "flask.example"}, token="")
     assert (answer.status, answer.headers["location"]) == (302, "/whoami")
