@@ -164,11 +164,10 @@ def test_an_endless_answer_is_read_to_a_bound(told: Platform, receiver: Receiver
 def test_a_circle_of_destinations_ends_at_the_depth(told: Platform) -> None:
     root = accepted(send(told, "circle", 1))
 
-    def deepest() -> int:
-        calls = told.request("GET", "/api/v1/calls?function=circle&limit=100").json()["calls"]
-        return len([it for it in calls if it["state"] == "dead"])
+    def is_over(said: dict[str, Any]) -> bool:
+        return len([it for it in said["calls"] if it["state"] == "dead"]) == 33  # async_depth_max 32, and the first
 
-    told.wait_for("every link of the chain is dead", lambda: deepest() == 33)  # async_depth_max 32, and the first
+    told.wait_until("every link of the chain is dead", "/api/v1/calls?function=circle&limit=100", is_over)
     assert settled(told, root)["state"] == "dead"
 
 
