@@ -23,7 +23,7 @@ from dayfly.control.settling import Hand, Settler
 from dayfly.control.spill import Spill
 from dayfly.core.decide.lanes import Shares
 from dayfly.core.decide.rollout import live_config
-from dayfly.core.model.durable import CALLBACK, LeasedCall, Outcome, Ran, split_lane
+from dayfly.core.model.durable import CALLBACK, LeasedCall, Outcome, Ran, map_seed, split_lane
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire.link import CancelRun, Heard, Holding
@@ -62,6 +62,7 @@ class Leasing:
         self._tasks: set[asyncio.Task[None]] = set()
         self.callback: CallbackRunner | None = None
         self.on_settled: Callable[[Sequence[Settlement]], None] = lambda _: None
+        self.ceiling: Callable[[str], int | None] = lambda _: 0  # of a map's lane: how many may be out at once; None: no matter
 
     def __repr__(self) -> str:
         return f"<Leasing {len(self.hands)} out to {len(self._gateways)} gateways, {len(self._due.ready)} lanes ready>"
@@ -106,6 +107,7 @@ class Leasing:
         items = await self._durable(lambda queue: queue.get([id_ for id_, _ in keys]))
         for key, item in zip(keys, items, strict=True):
             if item is not None and item.state == "leased" and item.epoch == key[1] and key not in self.hands:
+                self.hands.told_of(item.lane)
                 self.hands.hold(hand_of(item, gateway))
 
     async def ran(self, gateway: Gateway, outcomes: Sequence[Ran]) -> None:
@@ -248,7 +250,7 @@ class Leasing:
         config, most = live_config(function), self._settings.async_concurrency
         share = int(self._settings.async_share * config.max_instances * config.concurrency)
         slots = max(1, min(share, config.durable.concurrency or most))
-        return window.room(slots, ahead=config.durable.idempotent) if takers else 0
+        return self.hands.room(lane, slots, self.ceiling(lane), ahead=config.durable.idempotent) if takers else 0
 
     def _give(self, leases: Sequence[Lease], now: float) -> None:
         """Each to the gateway that is its function's home, in few messages; large bodies are fetched first."""
@@ -355,6 +357,8 @@ class Leasing:
         """Leases of a control before this one, whose gateway has not said that it has them. Ours are extended before anybody asks."""
         while True:
             leases = await self._durable(lambda queue: queue.reclaim(now))
+            for lease in leases:
+                self.hands.told_of(lease.lane)
             hands = [hand_of(lease, "", now) for lease in leases]
             detail = "Control and the gateway that had it were lost."
             lost: list[tuple[Hand, Ran, Gateway | None]] = [
