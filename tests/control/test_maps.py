@@ -132,7 +132,7 @@ def test_no_more_are_out_than_the_map_says_also_after_a_restart_of_control() -> 
                 worker = Worker(w.gateway)
                 live = await made(w, range(20), MapOrder(function="hello", concurrency=3))
                 first = [call for _ in range(1) for call in await worker.turn()]
-                await wait_for(lambda: w.control.calls.leasing.out(live.lane) == 3)
+                await wait_for(lambda: w.control.calls.leasing.hands.out(live.lane) == 3)
                 first = [it for told in w.gateway.told if isinstance(told, link.Run) for it in told.calls]
                 assert len(first) == 3
             async with world(layout) as w:
@@ -143,7 +143,7 @@ def test_no_more_are_out_than_the_map_says_also_after_a_restart_of_control() -> 
                     await maps.ready(live)
                     kept = Worker(w.gateway, holding=[(call.id, call.epoch) for call in first])
                     await wait_for(lambda: sum(hand.lane == live.lane for hand in leasing.hands.values()) == 3)
-                    assert leasing.out(live.lane) == 3 and not [it for it in second.told if isinstance(it, link.Run)]
+                    assert leasing.hands.out(live.lane) == 3 and not [it for it in second.told if isinstance(it, link.Run)]
                     working = [asyncio.create_task(it.work()) for it in (kept, other)]
                     kept.say(first)
                     await ended(w, live)
@@ -163,7 +163,7 @@ def test_a_map_does_not_hold_up_its_functions_other_calls() -> None:
 
         Worker(w.gateway)
         live = await made(w, range(500))
-        await wait_for(lambda: w.control.calls.leasing.out(live.lane) >= 8)
+        await wait_for(lambda: w.control.calls.leasing.hands.out(live.lane) >= 8)
         (mine,) = await w.control.calls.accept([new()])
         await wait_for(lambda: any(hand.id == mine.id for hand in w.control.calls.leasing.hands.values()))
 

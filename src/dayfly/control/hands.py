@@ -70,16 +70,24 @@ class Hands(dict[Key, Hand]):
         """What the queue says is leased, before we lease anything ourselves: it counts against the ceilings of maps."""
         self._inherited.update({lane: states["leased"] for lane, states in counts.items() if map_seed(lane) and states.get("leased")})
 
-    def told_of(self, lane: str) -> None:
-        """Of what was inherited, one is known now: its gateway named it, or its time was over."""
-        if self._inherited[lane] > 1:
-            self._inherited[lane] -= 1
-        else:
-            del self._inherited[lane]
+    def adopt(self, hand: Hand) -> None:
+        """A gateway names a lease that a control before this one gave it."""
+        self.told_of([hand.lane])
+        self.hold(hand)
+
+    def told_of(self, lanes: Iterable[str]) -> None:
+        """Of what was inherited, so many are known now: their gateway named them, or their time was over."""
+        self._inherited -= Counter(lanes)  # keeps what is above zero
 
     def out(self, lane: str) -> int:
         """How many of a lane are out, whoever has given them."""
         return self._inherited[lane] + (self.windows[lane].in_hand if lane in self.windows else 0)
+
+    def room(self, lane: str, slots: int, ceiling: int | None, *, ahead: bool) -> int:
+        """How many more of a lane may go out, where pools have so many slots for it and no more than `ceiling` may be out."""
+        if ceiling is not None and ceiling < slots:  # none in advance: whatever is out may run
+            return min(self.window(lane).room(ceiling, ahead=False), max(0, ceiling - self.out(lane)))
+        return self.window(lane).room(slots, ahead=ahead)
 
     def of(self, gateway: str) -> list[Hand]:
         """What a gateway has."""

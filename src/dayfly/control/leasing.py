@@ -107,8 +107,7 @@ class Leasing:
         items = await self._durable(lambda queue: queue.get([id_ for id_, _ in keys]))
         for key, item in zip(keys, items, strict=True):
             if item is not None and item.state == "leased" and item.epoch == key[1] and key not in self.hands:
-                self.hands.told_of(item.lane)
-                self.hands.hold(hand_of(item, gateway))
+                self.hands.adopt(hand_of(item, gateway))
 
     async def ran(self, gateway: Gateway, outcomes: Sequence[Ran]) -> None:
         """What became of leases. Answered with Heard when it is written down, or not believed."""
@@ -357,8 +356,7 @@ class Leasing:
         """Leases of a control before this one, whose gateway has not said that it has them. Ours are extended before anybody asks."""
         while True:
             leases = await self._durable(lambda queue: queue.reclaim(now))
-            for lease in leases:
-                self.hands.told_of(lease.lane)
+            self.hands.told_of(lease.lane for lease in leases)
             hands = [hand_of(lease, "", now) for lease in leases]
             detail = "Control and the gateway that had it were lost."
             lost: list[tuple[Hand, Ran, Gateway | None]] = [
