@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
 
+from dayfly.control.map_live import Live
 from dayfly.control.map_results import Wish
-from dayfly.control.maps import Live
 from dayfly.core.model.durable import LeasedCall, Outcome
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.mapping import MapOrder
@@ -185,7 +186,7 @@ def test_results_come_as_they_are_settled_and_a_cursor_of_another_control_begins
                 by_value = {json.loads(call.body): call for call in calls}
                 for value in (2, 0):
                     worker.say([by_value[value]])
-                    await wait_for(lambda v=value: live.track is not None and live.track.states[v])
+                    await wait_for(partial(_settled, live, value))
                 found = await results(w, live, completed=True, seconds=0.0)
                 assert [it["index"] for it in found] == [2, 0]
                 assert await results(w, live, completed=True, seconds=0.0, after=found[0]["after"]) == found[1:]
@@ -258,6 +259,10 @@ def test_a_control_killed_at_any_time_is_followed_by_one_that_goes_on(state: str
                 working.cancel()
 
         run(test())
+
+
+def _settled(live: Live, index: int) -> bool:
+    return live.track is not None and bool(live.track.states[index])
 
 
 def _either(call: LeasedCall) -> tuple[Outcome, bytes]:
@@ -334,7 +339,7 @@ def test_a_cancelled_map_runs_nothing_more_and_its_items_go_with_it() -> None:
         await maps.redrive(live)  # and goes on after all
         working = asyncio.create_task(worker.work())
         await ended(w, live)
-        assert live.record.state == "done" and live.record.done == 100
+        assert maps.get("default", "m1").record.state == "done" and live.record.done == 100
         await maps.delete(live)
         with pytest.raises(Refusal):
             maps.get("default", "m1")

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from dayfly.api.shapes import Answer
-from dayfly.control.maps import Live, Maps
+from dayfly.control.map_live import Live
+from dayfly.control.maps import Maps
 from dayfly.core.model.names import LIVE
 
 

@@ -20,8 +20,8 @@ from dayfly.api.auth import Guard, NamespaceQuery, NamespacesQuery, bearer, cont
 from dayfly.api.map_shapes import ItemAnswer, MapAnswer, MapList, NewMap, map_of
 from dayfly.api.openapi import LinesOperation
 from dayfly.api.shapes import Removed
+from dayfly.control.map_live import Live
 from dayfly.control.map_results import Wish, position
-from dayfly.control.maps import Live
 from dayfly.control.plane import Control
 from dayfly.core.decide.access import ALL_NAMESPACES, allowed
 from dayfly.core.model.errors import Refusal

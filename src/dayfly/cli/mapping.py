@@ -25,7 +25,9 @@ ENDED = ("done", "failed", "cancelled")
 LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0  # how long nothing may move while control is away or full
 AGAIN_SECONDS = 0.5
-FOR_A_MOMENT = frozenset(("unreachable", "control_unavailable", "shutting_down", "overloaded", "async_queue_full", "storage_full"))
+FOR_A_MOMENT = frozenset(
+    ("unreachable", "control_unavailable", "shutting_down", "overloaded", "async_queue_full", "storage_full", "acceptance_unknown")
+)
 _LINE = re.compile(r"Line ([0-9]+) ")
 
 maps_app = click.Group("maps", help="Maps: a function over many items; what runs, is done or has failed.")

@@ -163,6 +163,11 @@ def leased(hand: Hand, body: bytes) -> LeasedCall:
     )
 
 
+def lost(hand: Hand, detail: str) -> Ran:
+    """The outcome of a lease of which nobody knows what became."""
+    return Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail=detail)
+
+
 def in_messages(calls: Sequence[LeasedCall]) -> Iterator[Run]:
     """Leases as messages of bearable size."""
     part: list[LeasedCall] = []

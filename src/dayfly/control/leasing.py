@@ -18,12 +18,12 @@ import structlog
 
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
-from dayfly.control.hands import Due, Gateway, Hands, Key, hand_of, homes_of, in_messages, leased
+from dayfly.control.hands import Due, Gateway, Hands, Key, hand_of, homes_of, in_messages, leased, lost
 from dayfly.control.settling import Hand, Settler
 from dayfly.control.spill import Spill
 from dayfly.core.decide.lanes import Shares
 from dayfly.core.decide.rollout import live_config
-from dayfly.core.model.durable import CALLBACK, LeasedCall, Outcome, Ran, map_seed, split_lane
+from dayfly.core.model.durable import CALLBACK, LeasedCall, Outcome, Ran, split_lane
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire.link import CancelRun, Heard, Holding
@@ -62,7 +62,7 @@ class Leasing:
         self._tasks: set[asyncio.Task[None]] = set()
         self.callback: CallbackRunner | None = None
         self.on_settled: Callable[[Sequence[Settlement]], None] = lambda _: None
-        self.ceiling: Callable[[str], int | None] = lambda _: 0  # of a map's lane: how many may be out at once; None: no matter
+        self.ceiling: Callable[[str], int | None] = lambda _: None  # how many of a map's lane may be out at once; None: no matter
 
     def __repr__(self) -> str:
         return f"<Leasing {len(self.hands)} out to {len(self._gateways)} gateways, {len(self._due.ready)} lanes ready>"
@@ -183,8 +183,7 @@ class Leasing:
         ended: list[tuple[Hand, Ran, Gateway | None]] = []
         for hand in hands:
             if self.hands.let_go(hand.key) is not None:
-                ran = Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail="The gateway that had it was lost.")
-                ended.append((hand, ran, None))
+                ended.append((hand, lost(hand, "The gateway that had it was lost."), None))
         if ended:
             log.warning("leases_lost", calls=len(ended))
             self._spawn(self._settle(ended))
@@ -358,11 +357,7 @@ class Leasing:
             leases = await self._durable(lambda queue: queue.reclaim(now))
             self.hands.told_of(lease.lane for lease in leases)
             hands = [hand_of(lease, "", now) for lease in leases]
-            detail = "Control and the gateway that had it were lost."
-            lost: list[tuple[Hand, Ran, Gateway | None]] = [
-                (hand, Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail=detail), None) for hand in hands
-            ]
-            await self._settle(lost)
+            await self._settle([(hand, lost(hand, "Control and the gateway that had it were lost."), None) for hand in hands])
             if len(leases) < RECLAIM_MAX:
                 return
 

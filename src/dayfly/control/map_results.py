@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from dayfly.control.durable import Durable
+from dayfly.control.map_live import Live
 from dayfly.control.map_track import Track, load
-from dayfly.control.maps import Live, Maps
+from dayfly.control.maps import Maps
 from dayfly.control.reducing import READ_ITEMS, answer_of, error_of
 from dayfly.control.spill import Spill
 from dayfly.core.model.errors import Refusal

@@ -18,78 +18,31 @@ import structlog
 from dayfly.control.calls import Calls
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
-from dayfly.control.map_track import Track, load, pages
+from dayfly.control.map_live import Live
+from dayfly.control.map_sweeps import Sweeps
+from dayfly.control.map_track import Track, load
 from dayfly.control.reducing import Reducing
 from dayfly.control.spill import Spill
 from dayfly.core.decide import mapping
 from dayfly.core.decide.mapping import Bounds, Facts
 from dayfly.core.decide.route import pick_version
-from dayfly.core.model.durable import Stored, map_lane, map_seed
+from dayfly.core.model.durable import Stored, map_seed
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.mapping import CONCURRENCY_MAX, MapOrder, MapRecord
 from dayfly.core.model.names import checked_name
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire.lines import Lines
 from dayfly.store.kv import KV, LIST_MAX, Write
-from dayfly.store.queue import State
 
 PREFIX = "map/"
 PUT_ITEMS = 4_000  # of one transaction
 PUT_BYTES = 4 * 1024 * 1024
-SWEEP_ITEMS = 1_000  # cancelled, put back or deleted at once
 AGAIN_SECONDS = 0.5  # after the store could not be written
 SWEEP_SECONDS = 600.0
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(MapRecord).decode
 
 log = structlog.get_logger()
-
-
-class Live:
-    """A map in memory. `track` is there while it has not ended."""
-
-    def __init__(self, record: MapRecord, version: int) -> None:
-        self.record, self.version = record, version
-        self.track: Track | None = None
-        self.loaded = asyncio.Event()
-        self.wake = asyncio.Event()
-        self.lock = asyncio.Lock()  # around looking at the record and writing the next one
-        self.putting = asyncio.Lock()  # around looking at the state and putting items
-        self.feeding = asyncio.Lock()  # one upload at a time
-        self.fed_at = time.time()
-        self.swept = False
-        self.waiters: set[asyncio.Future[None]] = set()
-        self.task: asyncio.Task[None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Live {self.record.namespace}/{self.record.id} {self.record.state} {self.track!r}>"
-
-    @property
-    def lane(self) -> str:
-        return map_lane(self.record.namespace, self.record.order.function, self.record.seed)
-
-    @property
-    def lanes(self) -> list[str]:
-        """Its items', and its reducers' if it has a reducer."""
-        reduce = self.record.order.reduce
-        return [self.lane, *([map_lane(self.record.namespace, reduce, self.record.seed, reducing=True)] if reduce else [])]
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """Items accepted, done, dead."""
-        track, record = self.track, self.record
-        if track is None:
-            done, dead = max(0, record.done), max(0, record.dead)
-            return (record.total if record.total >= 0 else done + dead), done, dead
-        return track.accepted, track.done, track.dead
-
-    def moved(self) -> None:
-        """Something is settled, or its state is another."""
-        self.wake.set()
-        waiters, self.waiters = self.waiters, set()
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
 
 
 class Maps:
@@ -99,6 +52,7 @@ class Maps:
         self._settings, self._catalog, self._durable, self._kv, self._calls = settings, catalog, durable, kv, calls
         self._bounds = Bounds(settings.map_upload_seconds, settings.map_keep_seconds)
         self._reducing = Reducing(settings, durable, calls, spill)
+        self._sweeps = Sweeps(settings, durable, calls)
         self._maps: dict[tuple[str, str], Live] = {}
         self._by_seed: dict[str, Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -217,7 +171,7 @@ class Maps:
             await self._forget(live)
         if live.task is not None:
             live.task.cancel()
-        self._spawn(self._clear(live.lanes))
+        self._spawn(self._sweeps.clear(live.lanes))
 
     async def wait(self, live: Live, seconds: float) -> None:
         """Until something is settled or its state is another, or the time is up."""
@@ -286,7 +240,10 @@ class Maps:
 
     def _ceiling(self, lane: str) -> int | None:
         """How many of a map's lane may be out at once; None: it does not matter."""
-        live = self._by_seed.get(map_seed(lane))
+        seed = map_seed(lane)
+        if not seed:
+            return None
+        live = self._by_seed.get(seed)
         if live is None:
             return 0
         record = live.record
@@ -341,7 +298,7 @@ class Maps:
                 await self._cancel_rest(live)
                 live.swept = live.record is record
             case mapping.PutBack():
-                await self._put_back(live)
+                await self._sweeps.put_back(live.lane)
                 live.swept = live.record is record
             case mapping.Plan():
                 calls = await self._reducing.plan(record, live.counts[2])
@@ -351,7 +308,7 @@ class Maps:
                     if live.record is not record:
                         return False
                     await self._forget(live)
-                self._spawn(self._clear(live.lanes))
+                self._spawn(self._sweeps.clear(live.lanes))
                 return True
         return False
 
@@ -402,50 +359,18 @@ class Maps:
         self._by_seed.pop(live.record.seed, None)
         live.moved()
 
-    # ---- many items at once ----------------------------------------------------------------------------------------------------
-
     async def _cancel_rest(self, live: Live) -> None:
         async with live.putting:
             pass  # what was being put is there now, and nothing more comes: the state says so
         for lane in live.lanes:
-            await self._cancel_lane(lane)
-
-    async def _cancel_lane(self, lane: str) -> None:
-        """Whatever waits in it is dead, whatever runs will not wait again."""
-        both: tuple[State, ...] = ("leased", "waiting")
-        for states in (both[1:], both):  # the second time for what went from one to the other
-            batch: list[str] = []
-            async for item in pages(self._durable, lane, states):
-                batch.append(item.id)
-                if len(batch) >= SWEEP_ITEMS:
-                    await self._calls.cancel_known(batch, self._settings.map_seconds_max)
-                    batch = []
-            if batch:
-                await self._calls.cancel_known(batch, self._settings.map_seconds_max)
-
-    async def _put_back(self, live: Live) -> None:
-        while True:
-            found = await self._durable(lambda queue: queue.list(lanes=[live.lane], states=["dead"], limit=SWEEP_ITEMS))
-            if not found:
-                return
-            await self._calls.redrive_known([item.id for item in found], self._settings.map_seconds_max)
-
-    async def _clear(self, lanes: Sequence[str]) -> None:
-        """Delete what a map that is no more has in the queue."""
-        for lane in lanes:
-            await self._cancel_lane(lane)
-            while True:
-                found = await self._durable(lambda queue: queue.list(lanes=[lane], states=["done", "dead"], limit=SWEEP_ITEMS))  # noqa: B023
-                ids = [item.id for item in found]
-                if not ids or not any(await self._durable(lambda queue: queue.purge(ids))):  # noqa: B023
-                    break
+            await self._sweeps.cancel(lane)
 
     async def _sweep_forever(self) -> None:
         """Lanes of maps that are no more: control was killed while it cleared them, or something ran on."""
         while True:
             try:
                 counts = await self._durable(lambda queue: queue.counts())
-                await self._clear([lane for lane in counts if (seed := map_seed(lane)) and seed not in self._by_seed])
+                await self._sweeps.clear([lane for lane in counts if (seed := map_seed(lane)) and seed not in self._by_seed])
             except Refusal as refusal:
                 log.error("maps_not_swept", code=refusal.kind.code, detail=refusal.detail)
             await asyncio.sleep(SWEEP_SECONDS)
