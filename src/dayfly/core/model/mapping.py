@@ -42,7 +42,7 @@ class MapRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     namespace: str
     order: MapOrder
-    seed: str  # random: a later map of the same id has other items
+    seed: str  # rises with time, and is random: a later map of the same id has other items
     created_at: float
     state: MapState = "filling"
     reason: str = ""  # why it ends: cancelled, fail_fast, upload_abandoned, reduce_failed, reduce_too_large
@@ -61,8 +61,8 @@ class MapRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.state in ENDED
 
     def item_id(self, index: int) -> str:
-        """The call that item `index` is."""
-        return f"{self.seed}.{index}"
+        """The call that item `index` is. Ids rise: the queue's index of them is written at its end (store/queue.py)."""
+        return f"{self.seed}.{index:08}"
 
     def reducer_id(self, level: int, number: int) -> str:
         """The `number`-th call of a level of this generation's tree."""
