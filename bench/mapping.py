@@ -50,7 +50,7 @@ def _map(platform: Platform, name: str, items: int, notes: dict[str, str]) -> Ru
         last = "&last=true" if behind == items else ""
         _ask(platform, "POST", f"/api/v1/maps/{name}/items?first={first}{last}", body)
     sent = time.perf_counter() - begun
-    good = sum(line.get("ok", False) for line in _results(platform, name))
+    good = sum(line.get("ok") is True for line in _results(platform, name))
     seconds = time.perf_counter() - begun
     cpu_us = cpu_us_per_call([platform.pid], before, items)
     notes[name] = f"{good} of {items} in {seconds:.2f} s, sent after {sent:.2f} s, {cpu_us:.0f} µs of processor time an item"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -66,6 +67,22 @@ def test_results_come_from_standard_input_to_standard_output_in_order(maps: Plat
     said = maps.cli("map", "m-double", "-", "--ordered", stdin=lines(range(300)) + "\n\n7")
     found = [json.loads(line) for line in said.splitlines()]
     assert found == [{"index": n, "ok": True, "attempts": 1, "result": 2 * (n if n < 300 else 7)} for n in range(301)]
+
+
+def test_a_bar_is_drawn_on_the_terminal_and_results_stay_what_they_are(maps: Platform) -> None:
+    items = maps.write("wide.jsonl", lines(range(200)))
+    terminal, slave = pty.openpty()
+    try:
+        done = subprocess.run(
+            [maps.python, "-m", "dayfly", "map", "m-slow", str(items)], cwd=maps.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=slave, env=maps.environment | {"DAYFLY_TOKEN": maps.token, "TERM": "xterm", "COLUMNS": "40"}, timeout=60, check=True,
+        )  # fmt: skip
+        drawn = os.read(terminal, 1_000_000).decode()
+    finally:
+        os.close(slave)
+        os.close(terminal)
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 200
+    assert "200" in drawn and "\x1b[" in drawn
 
 
 def test_failures_are_told_by_exit_code_and_redriven_into_the_same_file(maps: Platform) -> None:

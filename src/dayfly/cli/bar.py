@@ -26,7 +26,9 @@ class Bar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=output.console(stderr=True), transient=True)
+            self._progress = Progress(
+                *columns, console=output.console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+            )  # results on standard output are the results, byte by byte
             self._progress.start()
             self._progress.add_task("sending", total=None)
         return self

@@ -5,6 +5,7 @@ same command with --resume goes on where it was; while control is away for a mom
 """
 
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ def map_(session: Session, names: tuple[str, ...], out: Path | None, ordered: bo
     it, kept = _found(session, resume, names) if resume else _made(session, names[0], how)
     run = _Run(session, it, Out(out, kept=kept, ordered=ordered), to_file=out is not None, ordered=ordered)
     try:
-        with Bar(quiet=session.json) as bar:
+        with Bar(quiet=session.json or (run.to_terminal and sys.stdout.isatty())) as bar:
             run.bar = bar
             if it["total"] < 0 and it["state"] == "filling":
                 run.send(items, total)
@@ -110,6 +111,7 @@ class _Run:
         self.bar = Bar(quiet=True)
         self.begun = time.monotonic()
         self._shows_items = to_file or not (it["reduce"] or session.json)
+        self.to_terminal = self._shows_items and not to_file  # if standard output is one: a bar would stand between the lines
 
     # ---- there -----------------------------------------------------------------------------------------------------------------
 
