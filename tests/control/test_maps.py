@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -441,6 +442,35 @@ def test_progress_is_told_between_results() -> None:
         lines = await results(w, live, progress=True)
         assert lines[0] == {"progress": "running"} or "index" in lines[0] or lines[0] == {"progress": "done"}
         assert lines[-1] == {"progress": "done"} and [it["index"] for it in lines if "index" in it] == [0, 1, 2]
+        working.cancel()
+
+    with_world(test)
+
+
+def test_what_was_written_down_and_never_confirmed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(w: World) -> None:
+        put = w.control._kv.put
+
+        def doubtful(*arguments: Any) -> Any:
+            put(*arguments)
+            monkeypatch.setattr(w.control._kv, "put", put)
+            raise Refusal("data_unusable", "The server went away in the middle of a commit.")
+
+        monkeypatch.setattr(w.control._kv, "put", doubtful)
+        with pytest.raises(Refusal):
+            await w.control.maps.make("default", "m1", ORDER)
+        live, fresh = await w.control.maps.make("default", "m1", ORDER)
+        assert not fresh
+        await w.control.maps.feed(live, 0, items(1, 2), whole=False)
+        monkeypatch.setattr(w.control._kv, "put", doubtful)
+        with pytest.raises(Refusal):
+            await w.control.maps.feed(live, 2, items(), whole=True)
+        for _ in range(2):  # the first finds that it is so already
+            with suppress(Refusal):
+                await w.control.maps.feed(live, 2, items(), whole=True)
+        working = asyncio.create_task(Worker(w.gateway).work())
+        await ended(w, live)
+        assert (live.record.state, live.record.done) == ("done", 2)
         working.cancel()
 
     with_world(test)

@@ -143,9 +143,16 @@ class _Run:
     def follow(self) -> None:
         """Until the map has ended and all that it brought is here."""
         after = str(max(self.out.seen)) if self.ordered and self.out.seen else ""
+        moved = time.monotonic()
         while self._shows_items:
             before = len(self.out.seen)
-            after = self._stream(after)
+            after, broken = self._stream(after)
+            if len(self.out.seen) > before:
+                moved = time.monotonic()
+            if broken is not None:
+                if time.monotonic() - moved > PATIENCE_SECONDS:
+                    raise broken
+                continue
             if self.it["state"] in ENDED:
                 if len(self.out.seen) >= self.it["accepted"]:
                     return
@@ -159,8 +166,9 @@ class _Run:
                 return
             time.sleep(LOOK_SECONDS)
 
-    def _stream(self, after: str) -> str:
-        """Results as they come; where to go on when the stream ends or breaks."""
+    def _stream(self, after: str) -> tuple[str, Failure | None]:
+        """Results as they come; where to go on when the stream ends, or breaks off, and then why."""
+        broken = None
         query = self.session.query(order="input" if self.ordered else "completed", after=after, wait="10m", progress="true")
         try:
             for line in self.session.client.lines("GET", _path(self.id) + "/results", query=query):
@@ -174,9 +182,10 @@ class _Run:
         except Failure as failure:
             if failure.code not in FOR_A_MOMENT:
                 raise
+            broken = failure
             time.sleep(AGAIN_SECONDS)
         self.it = self._patiently(self._look)
-        return after
+        return after, broken
 
     def _look(self) -> dict[str, Any]:
         found: dict[str, Any] = self.session.client.json("GET", _path(self.id), query=self.session.query())

@@ -23,6 +23,7 @@ from dayfly.core.decide.route import pick_version
 from dayfly.core.model.durable import (
     CALLBACK,
     DEFAULT_PRIORITY,
+    MAP_MARK,
     PRIORITIES,
     Accepted,
     Attempt,
@@ -262,6 +263,8 @@ class Calls:
         """Newest first, without bodies and results."""
         lanes = [lane_of(namespace, function) for namespace in namespaces] if function else []
         prefixes = [] if function else [lane_of(namespace, "") for namespace in namespaces]
+        if function and tag.startswith("map:"):
+            prefixes = [f"{lane}{MAP_MARK}" for lane in lanes]
         if not namespaces:
             return []
         return await self._durable(

@@ -105,11 +105,13 @@ class Maps:
         now = time.time()
         record = MapRecord(id=map_id, namespace=namespace, order=order, seed=_seed(now), created_at=now)
         version = await self._write(record, 0)
-        if not version:
-            raise Refusal("conflict", f"There is a map {map_id!r} already.")
-        live = Live(record, version)
-        self._add(live)
-        return live, True
+        if version:
+            live = Live(record, version)
+            self._add(live)
+            return live, True
+        # It is there, and we do not know of it: written by an order that was never answered.
+        await self._read_again(namespace, map_id)
+        return await self.make(namespace, map_id, order)
 
     def get(self, namespace: str, map_id: str) -> Live:
         """Raises Refusal map_not_found."""
@@ -334,8 +336,9 @@ class Maps:
     async def _save(self, live: Live, following: MapRecord) -> None:
         before = live.record
         version = await self._write(following, live.version)
-        if not version:
-            raise Refusal("conflict", "The map was changed by another control plane.")
+        if not version:  # by an order that was never answered
+            await self._read_again(following.namespace, following.id)
+            raise Refusal("conflict", "The map has changed meanwhile: look at it again.")
         live.record, live.version = following, version
         live.swept = False
         if following.ended or (before.state == "redriving" and following.state != "redriving"):
@@ -351,6 +354,20 @@ class Maps:
         write = Write(key=f"{PREFIX}{record.namespace}/{record.id}", value=_encode(record), expected=expected)
         written = (await self._durable(lambda _: self._kv.put([write], time.time())))[0]
         return 0 if written.conflict else written.version
+
+    async def _read_again(self, namespace: str, map_id: str) -> None:
+        """What the store has is the truth."""
+        key = f"{PREFIX}{namespace}/{map_id}"
+        entry = (await self._durable(lambda _: self._kv.get([key], time.time())))[0]
+        live = self._maps.get((namespace, map_id))
+        if entry is None:
+            return
+        if live is None:
+            self._add(Live(_decode(entry.value), entry.version))
+            return
+        live.record, live.version, live.track, live.swept = _decode(entry.value), entry.version, None, False
+        live.loaded.clear()
+        live.moved()
 
     async def _forget(self, live: Live) -> None:
         """First the record: what is then left in the queue belongs to nobody and is cleared away, if not now then later."""

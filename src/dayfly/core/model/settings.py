@@ -109,7 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     async_depth_max: Annotated[int, _about("Calls in a chain, each made by the one before.", ge=1, le=10_000)] = 32
     async_result_keep_seconds: Annotated[float, _about("How long settled calls and their results are kept.", ge=0)] = 86_400.0
     async_dead_keep_seconds: Annotated[float, _about("How long dead calls are kept for redriving.", ge=0)] = 14 * 86_400.0
-    maps_max: Annotated[int, _about("Maps that are kept, ended ones too, in all.", ge=1, le=100_000)] = 1000
+    maps_max: Annotated[int, _about("Maps that are kept, ended ones too, in all.", ge=1, le=100_000)] = 10_000
     map_items_max: Annotated[int, _about("Items of one map.", ge=1, le=10_000_000)] = 1_000_000
     map_upload_seconds: Annotated[float, _about("A map of which no more items come for so long, and which is not whole, ends.", gt=0)] = (
         3600.0
