@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 import structlog
 
 from dayfly.control.calls import Calls
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
 from dayfly.control.map_live import Live
+from dayfly.control.map_records import Records
 from dayfly.control.map_sweeps import Sweeps
 from dayfly.control.map_track import Track, load
 from dayfly.control.reducing import Reducing
@@ -32,15 +32,12 @@ from dayfly.core.model.mapping import CONCURRENCY_MAX, MapOrder, MapRecord
 from dayfly.core.model.names import checked_name
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire.lines import Lines
-from dayfly.store.kv import KV, LIST_MAX, Write
+from dayfly.store.kv import KV
 
-PREFIX = "map/"
 PUT_ITEMS = 4_000  # of one transaction
 PUT_BYTES = 4 * 1024 * 1024
 AGAIN_SECONDS = 0.5  # after the store could not be written
 SWEEP_SECONDS = 600.0
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(MapRecord).decode
 
 log = structlog.get_logger()
 
@@ -49,8 +46,9 @@ class Maps:
     """All maps."""
 
     def __init__(self, settings: Settings, catalog: Catalog, durable: Durable, kv: KV, calls: Calls, spill: Spill) -> None:
-        self._settings, self._catalog, self._durable, self._kv, self._calls = settings, catalog, durable, kv, calls
+        self._settings, self._catalog, self._durable, self._calls = settings, catalog, durable, calls
         self._bounds = Bounds(settings.map_upload_seconds, settings.map_keep_seconds)
+        self._records = Records(durable, kv)
         self._reducing = Reducing(settings, durable, calls, spill)
         self._sweeps = Sweeps(settings, durable, calls)
         self._maps: dict[tuple[str, str], Live] = {}
@@ -64,14 +62,8 @@ class Maps:
 
     async def start(self) -> None:
         """Read all records. Before anything is leased: who leases asks for the ceilings."""
-        after = ""
-        while True:
-            found = await self._durable(lambda _: self._kv.list(PREFIX, time.time(), after=after, limit=LIST_MAX))  # noqa: B023
-            for entry in found:
-                self._add(Live(_decode(entry.value), entry.version))
-            if not found:
-                break
-            after = found[-1].key
+        for kept in await self._records.all():
+            self._add(Live(*kept))
         self._calls.leasing.hands.inherit(await self._durable(lambda queue: queue.counts()))
         self._spawn(self._sweep_forever())
 
@@ -104,7 +96,7 @@ class Maps:
             raise Refusal("conflict", f"{len(self._maps)} maps are kept (maps_max): delete some that have ended.")
         now = time.time()
         record = MapRecord(id=map_id, namespace=namespace, order=order, seed=_seed(now), created_at=now)
-        version = await self._write(record, 0)
+        version = await self._records.put(record, 0)
         if version:
             live = Live(record, version)
             self._add(live)
@@ -335,7 +327,7 @@ class Maps:
 
     async def _save(self, live: Live, following: MapRecord) -> None:
         before = live.record
-        version = await self._write(following, live.version)
+        version = await self._records.put(following, live.version)
         if not version:  # by an order that was never answered
             await self._read_again(following.namespace, following.id)
             raise Refusal("conflict", "The map has changed meanwhile: look at it again.")
@@ -349,30 +341,19 @@ class Maps:
         self._calls.leasing.noted((lane, 0.0) for lane in live.lanes)
         live.moved()
 
-    async def _write(self, record: MapRecord, expected: int) -> int:
-        """The version that the key has now; 0: it had not the one expected."""
-        write = Write(key=f"{PREFIX}{record.namespace}/{record.id}", value=_encode(record), expected=expected)
-        written = (await self._durable(lambda _: self._kv.put([write], time.time())))[0]
-        return 0 if written.conflict else written.version
-
     async def _read_again(self, namespace: str, map_id: str) -> None:
         """What the store has is the truth."""
-        key = f"{PREFIX}{namespace}/{map_id}"
-        entry = (await self._durable(lambda _: self._kv.get([key], time.time())))[0]
-        live = self._maps.get((namespace, map_id))
-        if entry is None:
-            return
-        if live is None:
-            self._add(Live(_decode(entry.value), entry.version))
-            return
-        live.record, live.version, live.track, live.swept = _decode(entry.value), entry.version, None, False
-        live.loaded.clear()
-        live.moved()
+        kept, live = await self._records.get(namespace, map_id), self._maps.get((namespace, map_id))
+        if kept is not None and live is None:
+            self._add(Live(*kept))
+        elif kept is not None and live is not None:
+            (live.record, live.version), live.track, live.swept = kept, None, False
+            live.loaded.clear()
+            live.moved()
 
     async def _forget(self, live: Live) -> None:
         """First the record: what is then left in the queue belongs to nobody and is cleared away, if not now then later."""
-        key = f"{PREFIX}{live.record.namespace}/{live.record.id}"
-        await self._durable(lambda _: self._kv.delete([(key, live.version)], time.time()))
+        await self._records.delete(live.record, live.version)
         self._maps.pop((live.record.namespace, live.record.id), None)
         self._by_seed.pop(live.record.seed, None)
         live.moved()
