@@ -91,7 +91,26 @@ CALL = {
     "tries": [{"leased_at": 1.0, "outcome": "ok", "status": 200, "exec_ms": 1.0, "detail": "", "again_at": 0.0}],
     "result": {"ok": True, "status": 200, "bytes": 1, "body": 1, "body_base64": "", "truncated": False},
 }
+MAP = {
+    **dict.fromkeys(("namespace", "qualifier"), "default"),
+    **dict.fromkeys(("reduce", "reason", "result_call"), ""),
+    **dict.fromkeys(("concurrency", "failed", "running"), 0),
+    **dict.fromkeys(("accepted", "total", "done"), 3),
+    **dict.fromkeys(("created_at", "ended_at", "rate"), 1.0),
+    "id": "m1",
+    "function": "hello",
+    "fail_fast": False,
+    "state": "done",
+}
 ANSWERS: dict[tuple[str, str], Any] = {
+    ("POST", "/api/v1/maps"): MAP | {"state": "filling", "total": -1, "accepted": 0, "done": 0},
+    ("POST", "/api/v1/maps/m1/items"): MAP,
+    ("GET", "/api/v1/maps"): {"maps": [MAP]},
+    ("GET", "/api/v1/maps/m1"): MAP,
+    ("GET", "/api/v1/maps/m1/result"): 6,
+    ("POST", "/api/v1/maps/m1/cancel"): MAP | {"state": "ending"},
+    ("POST", "/api/v1/maps/m1/redrive"): MAP | {"state": "redriving"},
+    ("DELETE", "/api/v1/maps/m1"): {"removed": "m1"},
     ("GET", "/api/v1/calls"): {"calls": [CALL], "next": ""},
     ("GET", "/api/v1/calls/c1"): CALL,
     ("GET", "/api/v1/calls/c1/result"): 1,
@@ -135,6 +154,10 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("GET", "/api/v1/usage"): {"first": "2026-01-01", "last": "2026-01-01", "currency": "USD", "cost": 0.01, "usage": [USAGE]},
 }
 NDJSON: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("GET", "/api/v1/maps/m1/results"): [
+        *({"index": index, "ok": True, "attempts": 1, "after": f"a-{index}", "result": 2 * index} for index in (2, 0, 1)),
+        {"progress": MAP},
+    ],
     ("GET", "/api/v1/logs"): [
         {"at": 1.0, "function": "hello", "call_id": "c1", "stream": "stdout", "level": 20, "text": "hi \x1b[31mred [bold]x[/bold]"}
     ],

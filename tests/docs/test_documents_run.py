@@ -20,7 +20,7 @@ from tests.docs.console import EVENTUALLY, EVENTUALLY_SECONDS_MAX, Shell, Step, 
 from tests.e2e.harness import descendants
 
 SHOWN = "127.0.0.1:8080"  # the address in the documents; the test's platform has another port
-DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/functions.md", "docs/operations.md", "docs/schedules.md")
+DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/functions.md", "docs/operations.md", "docs/schedules.md", "docs/maps.md")
 
 
 class Reader:

@@ -136,6 +136,24 @@ def test_asynchronous_calls_are_kept_on_postgresql(on_postgres: OnPostgres) -> N
     assert not Path(platform.data, "control", "durable.db").exists()
 
 
+def test_a_map_goes_on_on_postgresql_when_control_is_killed(on_postgres: OnPostgres) -> None:
+    platform = on_postgres
+    platform.put("slowly", "import time\ndef handler(event, context):\n    time.sleep(0.01)\n    return event\n")
+    platform.put("sum", "def handler(event, context):\n    return sum(event['results'])\n")
+    platform.request("POST", "/api/v1/maps", b'{"function": "slowly", "id": "m", "reduce": "sum"}')
+    fed = platform.request("POST", "/api/v1/maps/m/items?last=true", b"\n".join(b"%d" % number for number in range(1000)))
+    assert (fed.status, fed.json()["total"]) == (200, 1000), fed.body
+    before = platform.roles()["control"]
+    platform.wait_until("some are done", "/api/v1/maps/m", lambda it: it.get("done", 0) > 50)
+    os.kill(before, 9)
+    platform.wait_for("control is back", lambda: platform.roles()["control"] not in (0, before) and _served(platform))
+    ended = platform.wait_until("it has ended", "/api/v1/maps/m?wait=15s", lambda it: it.get("ended_at"), seconds=60)
+    assert (ended["state"], ended["done"]) == ("done", 1000)
+    assert platform.request("GET", "/api/v1/maps/m/result").json() == sum(range(1000))
+    lines = [json.loads(line) for line in platform.request("GET", "/api/v1/maps/m/results").body.splitlines()]
+    assert [it["result"] for it in lines] == list(range(1000))
+
+
 def test_control_killed_while_the_server_is_away_comes_back_with_it(on_postgres: OnPostgres, postgres_server: Server) -> None:
     platform = on_postgres
     platform.put("steady", ECHO.format(version=1))

@@ -6,6 +6,7 @@ purging `deploy`. To anybody else a call is not there.
 
 import asyncio
 import re
+from collections import Counter
 from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, get, post
@@ -81,13 +82,12 @@ async def list_calls(
 
 @get("/api/v1/queues", guards=[needs("read")])
 async def list_queues(request: AnyRequest, namespace: NamespacesQuery = "") -> LaneList:
-    """How many calls wait, run, are done and dead, by function."""
+    """How many calls wait, run, are done and dead, by function; those of its maps are among them."""
     counts = await control_of(request).calls.counts(await readable(request))
-    lanes = []
-    for lane, states in sorted(counts.items()):
-        waiting, leased, done, dead = (states.get(state, 0) for state in STATES)
-        lanes.append(LaneAnswer(*split_lane(lane), waiting, leased, done, dead))
-    return LaneList(lanes)
+    sums: dict[tuple[str, str], Counter[str]] = {}
+    for lane, states in counts.items():
+        sums.setdefault(split_lane(lane), Counter()).update(states)
+    return LaneList([LaneAnswer(*function, *(states[state] for state in STATES)) for function, states in sorted(sums.items())])
 
 
 @get("/api/v1/calls/{call_id:str}", guards=[_needs_any])

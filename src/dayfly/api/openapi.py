@@ -36,3 +36,12 @@ class RawBodyOperation(Operation):
     def __post_init__(self) -> None:
         """The framework found no body, because the route reads it itself."""
         self.request_body = _body("application/octet-stream", _BYTES)
+
+
+@dataclass
+class LinesOperation(Operation):
+    """POST of a map's items: one JSON value a line."""
+
+    def __post_init__(self) -> None:
+        """The framework found no body, because the route reads it itself."""
+        self.request_body = _body("application/x-ndjson", Schema(type=OpenAPIType.STRING, description="One JSON value a line."))

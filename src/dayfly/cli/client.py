@@ -17,7 +17,7 @@ from dayfly.cli.profile import Profile
 
 TIMEOUT_SECONDS = 30.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-LINE_BYTES_MAX = 4 * 1024 * 1024
+LINE_BYTES_MAX = 8 * 1024 * 1024  # a result of a function may have 6 MB
 
 
 class Answer:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from dayfly.cli import access, calling, calls, completion, functions, output, platform, schedules, simulating, storing, watching
+from dayfly.cli import access, calling, calls, completion, functions, mapping, output, platform, schedules, simulating, storing, watching
 from dayfly.cli.failure import EXIT_INTERRUPTED, EXIT_OK, EXIT_PLATFORM, EXIT_USAGE, Failure
 from dayfly.cli.options import GLOBAL_NAMES, global_options
 
@@ -53,6 +53,7 @@ storing.register(app)
 functions.register(app)
 calling.register(app)
 calls.register(app)
+mapping.register(app)
 access.register(app)
 schedules.register(app)
 watching.register(app)

@@ -7,7 +7,7 @@ every verb takes the namespaces that its caller may see, and others' calls are n
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -20,7 +20,20 @@ from dayfly.control.leasing import Leasing
 from dayfly.control.settling import Settler
 from dayfly.control.spill import Spill, decode_result, decode_stored
 from dayfly.core.decide.route import pick_version
-from dayfly.core.model.durable import CALLBACK, PRIORITIES, Accepted, Attempt, NewCall, Result, Stored, lane_of, split_lane
+from dayfly.core.model.durable import (
+    CALLBACK,
+    DEFAULT_PRIORITY,
+    MAP_MARK,
+    PRIORITIES,
+    Accepted,
+    Attempt,
+    NewCall,
+    Result,
+    Stored,
+    lane_of,
+    map_seed,
+    split_lane,
+)
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.names import CALL_ID
 from dayfly.core.model.settings import Settings
@@ -60,6 +73,7 @@ class Calls:
         self.leasing = Leasing(settings, catalog, durable, settler, spill)
         self.leasing.on_settled = self._settled
         self._settler = settler
+        self.heard: Callable[[Iterable[tuple[str, bool]]], None] = lambda _: None  # (id, ok) of what is settled, for maps
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._waiting = 0  # calls that are not settled; exact after `count`, nearly so in between
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,6 +121,26 @@ class Calls:
             taken = [refusal] * len(good)
         left = iter(taken)
         return [next(left) if answer is None else answer for answer in answers]
+
+    async def put_aside(self, lane: str, calls: Sequence[tuple[str, bytes]], stored: Stored, expires: float, tag: str) -> None:
+        """Calls that control makes itself, (id, body), in a lane of their own (a map's): durable, in one transaction, when this returns;
+        those that are there already stay as they are. Raises Refusal async_queue_full, storage_full, data_unusable."""
+        self._room_for(len(calls))
+        now = time.time()
+        try:
+            items = [
+                NewItem(
+                    id=id_, lane=lane, body=await self._spill.stored(id_, stored, body), accepted_at=now, due=now, expires=expires,
+                    priority=DEFAULT_PRIORITY, tag=tag,
+                )
+                for id_, body in calls
+            ]  # fmt: skip
+            puts = await self._durable.put(items)
+        finally:
+            for id_, _ in calls:
+                self._spill.written(id_)
+        self._waiting += sum(not put.duplicate for put in puts)
+        self.leasing.noted([(lane, now)])
 
     async def take(self, gateway: Gateway, message: link.Accept | link.Holding | link.Outcomes) -> None:
         """A gateway's message about durable calls."""
@@ -229,6 +263,8 @@ class Calls:
         """Newest first, without bodies and results."""
         lanes = [lane_of(namespace, function) for namespace in namespaces] if function else []
         prefixes = [] if function else [lane_of(namespace, "") for namespace in namespaces]
+        if function and tag.startswith("map:"):
+            prefixes = [f"{lane}{MAP_MARK}" for lane in lanes]
         if not namespaces:
             return []
         return await self._durable(
@@ -245,22 +281,34 @@ class Calls:
     async def cancel(self, ids: Sequence[str], namespaces: Sequence[str] | None) -> list[str]:
         """Per id: cancelled, cancelling (it runs; it is ended if it can be), settled or unknown."""
         mine = await self._mine(ids, namespaces)
-        now = time.time()
-        keep_until = now + self._settings.async_dead_keep_seconds
-        said = dict(zip(mine, await self._durable(lambda queue: queue.cancel(mine, now, keep_until)), strict=True))
-        self.leasing.cancel(id_ for id_, word in said.items() if word == "cancelling")
-        self._wake(id_ for id_, word in said.items() if word == "cancelled")
+        said = dict(zip(mine, await self.cancel_known(mine, self._settings.async_dead_keep_seconds), strict=True))
         return [said.get(id_, "unknown") for id_ in ids]
 
-    async def redrive(self, ids: Sequence[str], namespaces: Sequence[str] | None) -> list[bool]:
-        """Dead ones wait again, with all their attempts before them. False: it is not dead, or not there."""
-        mine = await self._mine(ids, namespaces)
+    async def cancel_known(self, ids: Sequence[str], keep_seconds: float) -> list[str]:
+        """The same, whoever's they are."""
         now = time.time()
-        items = await self._durable(lambda queue: queue.get(mine))
+        said = dict(zip(ids, await self._durable(lambda queue: queue.cancel(ids, now, now + keep_seconds)), strict=True))
+        gone = [id_ for id_, word in said.items() if word == "cancelled"]
+        self._waiting = max(0, self._waiting - len(gone))
+        self.leasing.cancel(id_ for id_, word in said.items() if word == "cancelling")
+        self._wake(gone)
+        self.heard((id_, False) for id_ in gone)
+        return [said[id_] for id_ in ids]
+
+    async def redrive(self, ids: Sequence[str], namespaces: Sequence[str] | None) -> list[bool]:
+        """Dead ones wait again, with all their attempts before them. False: it is not dead, not there, or a map's."""
+        mine = await self._mine(ids, namespaces, maps=False)
+        done = await self.redrive_known(mine)
+        return [id_ in done for id_ in ids]
+
+    async def redrive_known(self, ids: Sequence[str], age_seconds: float = 0.0) -> set[str]:
+        """The same, whoever's they are: which wait again. They may wait as long as their function says, or for `age_seconds`."""
+        now = time.time()
+        items = await self._durable(lambda queue: queue.get(ids))
         ages: dict[float, list[Item]] = {}
         for item in items:
             if item is not None and item.state == "dead":
-                ages.setdefault(self._settler.policy(item.lane).max_age_seconds, []).append(item)
+                ages.setdefault(age_seconds or self._settler.policy(item.lane).max_age_seconds, []).append(item)
         done: set[str] = set()
         for age, part in ages.items():
             names = [item.id for item in part]
@@ -269,27 +317,33 @@ class Calls:
             done |= {id_ for id_, took in zip(names, went, strict=True) if took}
             self.leasing.noted((item.lane, now) for item in part if item.id in done)
         self._waiting += len(done)
-        return [id_ in done for id_ in ids]
+        return done
 
     async def purge(self, ids: Sequence[str], namespaces: Sequence[str] | None) -> list[bool]:
-        """Waiting and settled ones are deleted. False: it runs, or is not there."""
-        mine = await self._mine(ids, namespaces)
+        """Waiting and settled ones are deleted. False: it runs, is not there, or is a map's."""
+        mine = await self._mine(ids, namespaces, maps=False)
         gone = dict(zip(mine, await self._durable(lambda queue: queue.purge(mine)), strict=True))
         self._wake(id_ for id_, went in gone.items() if went)
         return [gone.get(id_, False) for id_ in ids]
 
-    async def _mine(self, ids: Sequence[str], namespaces: Sequence[str] | None) -> list[str]:
+    async def _mine(self, ids: Sequence[str], namespaces: Sequence[str] | None, *, maps: bool = True) -> list[str]:
+        """Those that are there and the caller's; without `maps`: and no map's, which are redriven and deleted with it alone."""
         if len(ids) > IDS_MAX:
             raise Refusal("bad_request", f"{len(ids)} calls at once; {IDS_MAX} may be named together.")
         good = [id_ for id_ in dict.fromkeys(ids) if CALL_ID.fullmatch(id_)]
         items = await self._durable(lambda queue: queue.get(good))
-        return [it.id for it in items if it is not None and (namespaces is None or split_lane(it.lane)[0] in namespaces)]
+        return [
+            it.id
+            for it in items
+            if it is not None and (namespaces is None or split_lane(it.lane)[0] in namespaces) and (maps or not map_seed(it.lane))
+        ]
 
     # ---- waiters ---------------------------------------------------------------------------------------------------------------
 
     def _settled(self, settlements: Sequence[Settlement]) -> None:
         self._waiting = max(0, self._waiting - len(settlements) + sum(len(it.items) for it in settlements))
         self._wake(it.id for it in settlements)
+        self.heard((it.id, it.state == "done") for it in settlements)
 
     def _wake(self, ids: Iterable[str]) -> None:
         for id_ in ids:

@@ -12,7 +12,7 @@ from dayfly.control.settling import Hand
 from dayfly.control.spill import decode_stored
 from dayfly.core.decide import share
 from dayfly.core.decide.lanes import Window
-from dayfly.core.model.durable import LeasedCall, Ran, split_lane
+from dayfly.core.model.durable import LeasedCall, Ran, map_seed, split_lane
 from dayfly.core.wire.durable import with_lineage
 from dayfly.core.wire.link import Hello, Run, ToGateway
 from dayfly.store.queue import Item, Lease
@@ -41,6 +41,7 @@ class Hands(dict[Key, Hand]):
         self.bytes = 0  # of their bodies
         self.load: Counter[str] = Counter()  # by gateway
         self.windows: dict[str, Window] = {}  # by lane
+        self._inherited: Counter[str] = Counter()  # in maps' lanes: leases of a control before this one of which nobody has told yet
 
     def window(self, lane: str) -> Window:
         """The lane's, made at first sight."""
@@ -64,6 +65,29 @@ class Hands(dict[Key, Hand]):
             self.load[hand.gateway] -= 1
             self.windows[hand.lane].in_hand -= 1
         return hand
+
+    def inherit(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """What the queue says is leased, before we lease anything ourselves: it counts against the ceilings of maps."""
+        self._inherited.update({lane: states["leased"] for lane, states in counts.items() if map_seed(lane) and states.get("leased")})
+
+    def adopt(self, hand: Hand) -> None:
+        """A gateway names a lease that a control before this one gave it."""
+        self.told_of([hand.lane])
+        self.hold(hand)
+
+    def told_of(self, lanes: Iterable[str]) -> None:
+        """Of what was inherited, so many are known now: their gateway named them, or their time was over."""
+        self._inherited -= Counter(lanes)  # keeps what is above zero
+
+    def out(self, lane: str) -> int:
+        """How many of a lane are out, whoever has given them."""
+        return self._inherited[lane] + (self.windows[lane].in_hand if lane in self.windows else 0)
+
+    def room(self, lane: str, slots: int, ceiling: int | None, *, ahead: bool) -> int:
+        """How many more of a lane may go out, where pools have so many slots for it and no more than `ceiling` may be out."""
+        if ceiling is not None and ceiling < slots:  # none in advance: whatever is out may run
+            return min(self.window(lane).room(ceiling, ahead=False), max(0, ceiling - self.out(lane)))
+        return self.window(lane).room(slots, ahead=ahead)
 
     def of(self, gateway: str) -> list[Hand]:
         """What a gateway has."""
@@ -137,6 +161,11 @@ def leased(hand: Hand, body: bytes) -> LeasedCall:
         body=body,
         expires=hand.expires,
     )
+
+
+def lost(hand: Hand, detail: str) -> Ran:
+    """The outcome of a lease of which nobody knows what became."""
+    return Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail=detail)
 
 
 def in_messages(calls: Sequence[LeasedCall]) -> Iterator[Run]:

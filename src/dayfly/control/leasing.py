@@ -18,7 +18,7 @@ import structlog
 
 from dayfly.control.catalog import Catalog
 from dayfly.control.durable import Durable
-from dayfly.control.hands import Due, Gateway, Hands, Key, hand_of, homes_of, in_messages, leased
+from dayfly.control.hands import Due, Gateway, Hands, Key, hand_of, homes_of, in_messages, leased, lost
 from dayfly.control.settling import Hand, Settler
 from dayfly.control.spill import Spill
 from dayfly.core.decide.lanes import Shares
@@ -62,6 +62,7 @@ class Leasing:
         self._tasks: set[asyncio.Task[None]] = set()
         self.callback: CallbackRunner | None = None
         self.on_settled: Callable[[Sequence[Settlement]], None] = lambda _: None
+        self.ceiling: Callable[[str], int | None] = lambda _: None  # how many of a map's lane may be out at once; None: no matter
 
     def __repr__(self) -> str:
         return f"<Leasing {len(self.hands)} out to {len(self._gateways)} gateways, {len(self._due.ready)} lanes ready>"
@@ -106,7 +107,7 @@ class Leasing:
         items = await self._durable(lambda queue: queue.get([id_ for id_, _ in keys]))
         for key, item in zip(keys, items, strict=True):
             if item is not None and item.state == "leased" and item.epoch == key[1] and key not in self.hands:
-                self.hands.hold(hand_of(item, gateway))
+                self.hands.adopt(hand_of(item, gateway))
 
     async def ran(self, gateway: Gateway, outcomes: Sequence[Ran]) -> None:
         """What became of leases. Answered with Heard when it is written down, or not believed."""
@@ -182,8 +183,7 @@ class Leasing:
         ended: list[tuple[Hand, Ran, Gateway | None]] = []
         for hand in hands:
             if self.hands.let_go(hand.key) is not None:
-                ran = Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail="The gateway that had it was lost.")
-                ended.append((hand, ran, None))
+                ended.append((hand, lost(hand, "The gateway that had it was lost."), None))
         if ended:
             log.warning("leases_lost", calls=len(ended))
             self._spawn(self._settle(ended))
@@ -248,7 +248,7 @@ class Leasing:
         config, most = live_config(function), self._settings.async_concurrency
         share = int(self._settings.async_share * config.max_instances * config.concurrency)
         slots = max(1, min(share, config.durable.concurrency or most))
-        return window.room(slots, ahead=config.durable.idempotent) if takers else 0
+        return self.hands.room(lane, slots, self.ceiling(lane), ahead=config.durable.idempotent) if takers else 0
 
     def _give(self, leases: Sequence[Lease], now: float) -> None:
         """Each to the gateway that is its function's home, in few messages; large bodies are fetched first."""
@@ -355,12 +355,9 @@ class Leasing:
         """Leases of a control before this one, whose gateway has not said that it has them. Ours are extended before anybody asks."""
         while True:
             leases = await self._durable(lambda queue: queue.reclaim(now))
+            self.hands.told_of(lease.lane for lease in leases)
             hands = [hand_of(lease, "", now) for lease in leases]
-            detail = "Control and the gateway that had it were lost."
-            lost: list[tuple[Hand, Ran, Gateway | None]] = [
-                (hand, Ran(id=hand.id, epoch=hand.epoch, outcome="lost", code="lost", detail=detail), None) for hand in hands
-            ]
-            await self._settle(lost)
+            await self._settle([(hand, lost(hand, "Control and the gateway that had it were lost."), None) for hand in hands])
             if len(leases) < RECLAIM_MAX:
                 return
 

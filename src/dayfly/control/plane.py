@@ -24,6 +24,8 @@ from dayfly.control.folders import Folders
 from dayfly.control.functions import Functions
 from dayfly.control.link import LinkServer
 from dayfly.control.logs import Logs
+from dayfly.control.map_results import Results
+from dayfly.control.maps import Maps
 from dayfly.control.node_client import NodeClient
 from dayfly.control.schedules import Schedules
 from dayfly.control.settling import Settler
@@ -37,7 +39,7 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.store import access, schedules
 from dayfly.store.blobs import Blobs
-from dayfly.store.durable import open_queue
+from dayfly.store.durable import open_kv, open_queue
 from dayfly.store.migrate import installation_id, open_database
 from dayfly.store.places import open_logs, server_of
 
@@ -69,6 +71,9 @@ class Control:
         self.link = LinkServer(self.catalog, self.usage, self.logs, self.sums)
         self.durable, spill = Durable(open_queue(server or Path(layout.durable_database))), Spill(Blobs(Path(layout.blobs)))
         self.calls = self.link.calls = Calls(settings, self.catalog, self.durable, spill, Settler(settings, self.catalog, spill))
+        self._kv = open_kv(server or Path(layout.durable_database))  # used in the thread of `durable`
+        self.maps = Maps(settings, self.catalog, self.durable, self._kv, self.calls, spill)
+        self.results = Results(self.maps, self.durable, spill)
         self.callbacks = Callbacks(settings, self.vault)
         self.calls.leasing.callback = self.callbacks.run
         self.folders = Folders(layout, self.store)
@@ -105,6 +110,7 @@ class Control:
         await self.usage.load(time.time())
         await asyncio.to_thread(self.folders.clean_start)
         await self.calls.count()
+        await self.maps.start()
         await self.link.start(self.layout.link_socket)
         self._tasks = [
             *self.calls.leasing.start(),
@@ -124,10 +130,12 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._deploys, *self._tasks, return_exceptions=True)
         await self.builder.close()
+        await self.maps.close()
         await self.calls.leasing.close()
         await self.link.close()
         await self.callbacks.close()
         await self.durable.close()
+        self._kv.close()
         await self.logs.drain()
         try:
             await self.usage.flush()

@@ -17,7 +17,7 @@ from dayfly.control.catalog import Catalog
 from dayfly.control.spill import Spill
 from dayfly.core.decide.retry import Again, Dead, Done, Facts, Policy, failed, resolved, verdict
 from dayfly.core.decide.rollout import live_config
-from dayfly.core.model.durable import CALLBACK, Async, Attempt, Lineage, Ran, Result, Stored, lane_of, split_lane
+from dayfly.core.model.durable import CALLBACK, Async, Attempt, Lineage, Ran, Result, Stored, lane_of, map_seed, split_lane
 from dayfly.core.model.errors import BY_CODE
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire.durable import onwards
@@ -28,6 +28,7 @@ CALLBACK_POLICY = Policy(
 )  # eight tries within half an hour or so
 CALLBACK_STATUS_LOST = 503  # what OpenFaaS tells of a function that gave no answer
 DETAIL_MAX = 2_000
+MAP_KEEP_SECONDS = 1e9  # an item of a map goes when its map goes
 _IDS = uuid.UUID("5b1f6d0a-8f36-4b7e-9b8e-6a1d9f0c2e44")
 _CONDITIONS = {"retries_exhausted": "RetriesExhausted", "expired": "EventAgeExceeded"}
 _encode = msgspec.msgpack.Encoder().encode
@@ -136,6 +137,8 @@ class Settler:
             keep = config.result_keep_seconds if config.result_keep_seconds is not None else self._settings.async_result_keep_seconds
         else:
             keep = self._settings.async_dead_keep_seconds
+        if map_seed(hand.lane):
+            keep = MAP_KEEP_SECONDS
         return Settlement(
             id=hand.id,
             epoch=hand.epoch,
@@ -151,7 +154,7 @@ class Settler:
     # ---- who else is told ------------------------------------------------------------------------------------------------------
 
     async def _told(self, hand: Hand, ran: Ran, found: Done | Dead, now: float) -> tuple[NewItem, ...]:
-        if hand.stored.kind == "callback" or (isinstance(found, Dead) and found.reason == "cancelled"):
+        if hand.stored.kind == "callback" or map_seed(hand.lane) or (isinstance(found, Dead) and found.reason == "cancelled"):
             return ()
         config, (namespace, _) = self.config(hand.lane), split_lane(hand.lane)
         items = []

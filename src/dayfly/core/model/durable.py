@@ -2,7 +2,8 @@
 
 A *durable call* is a call that was written down before anybody was told that it was accepted. It is *waiting* (for its time, or for
 somebody to run it), *leased* (a gateway has it), *done* or *dead*; which of these, its attempts and its result are rows of the queue
-(store/queue.py). Its *lane* is `namespace/function`. Times are epoch seconds. Never decides, never reads a clock.
+(store/queue.py). Its *lane* is `namespace/function`, or a
+map's: `namespace/function~SEED`. Times are epoch seconds. Never decides, never reads a clock.
 Used by gateway/asynchronous.py, gateway/leased.py, control/calls.py, core/decide/retry.py, api/calls.py; and by whoever puts calls from
 inside control (schedules, maps, destinations), through control/calls.py `Calls.accept`.
 """
@@ -15,6 +16,7 @@ from dayfly.core.model.names import LIVE
 
 PRIORITIES = 10  # 0 … 9, higher first within a lane
 DEFAULT_PRIORITY = 4
+MAP_MARK = "~"  # in a lane, between a function's name and the map whose items these are; no function's name has it
 CALLBACK = "@callback"  # stands for a function's name in the lane of a namespace's HTTP callbacks; no function can be called so
 
 Kind = Literal["direct", "http", "callback"]
@@ -184,7 +186,17 @@ def lane_of(namespace: str, function: str) -> str:
     return f"{namespace}/{function}"
 
 
+def map_lane(namespace: str, function: str, seed: str, *, reducing: bool = False) -> str:
+    """The lane of a map's items, or of its calls of the reducer."""
+    return f"{namespace}/{function}{MAP_MARK}{seed}" + (f"{MAP_MARK}r" if reducing else "")
+
+
 def split_lane(lane: str) -> tuple[str, str]:
-    """(namespace, function)."""
+    """(namespace, function), whether these are its own calls or a map's."""
     namespace, _, function = lane.partition("/")
-    return namespace, function
+    return namespace, function.partition(MAP_MARK)[0]
+
+
+def map_seed(lane: str) -> str:
+    """The seed (core/model/mapping.py) of the map whose lane this is; "" when it is no map's."""
+    return lane.partition(MAP_MARK)[2].partition(MAP_MARK)[0]

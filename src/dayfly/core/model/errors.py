@@ -53,6 +53,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind("uri_too_long", _C, 414, "Shorten the address."),
     ErrorKind("header_too_large", _C, 431, "Send fewer or shorter headers."),
     ErrorKind("call_not_found", _C, 404, "`dayfly calls ls` lists calls; settled ones are kept for `result_keep_seconds`."),
+    ErrorKind("map_not_found", _C, 404, "`dayfly maps ls` lists maps; those that have ended are kept for `map_keep_seconds`."),
     ErrorKind("chain_too_deep", _C, 508, "A function calls itself, or others in a circle: end the chain, or raise `async_depth_max`."),
     ErrorKind("async_queue_full", Fault.CAPACITY, 429, "Wait until calls have run, purge some, or raise `async_waiting_max`.", True),
     ErrorKind(

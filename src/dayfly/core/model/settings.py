@@ -109,6 +109,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     async_depth_max: Annotated[int, _about("Calls in a chain, each made by the one before.", ge=1, le=10_000)] = 32
     async_result_keep_seconds: Annotated[float, _about("How long settled calls and their results are kept.", ge=0)] = 86_400.0
     async_dead_keep_seconds: Annotated[float, _about("How long dead calls are kept for redriving.", ge=0)] = 14 * 86_400.0
+    maps_max: Annotated[int, _about("Maps that are kept, ended ones too, in all.", ge=1, le=100_000)] = 10_000
+    map_items_max: Annotated[int, _about("Items of one map.", ge=1, le=10_000_000)] = 1_000_000
+    map_upload_seconds: Annotated[float, _about("A map of which no more items come for so long, and which is not whole, ends.", gt=0)] = (
+        3600.0
+    )
+    map_seconds_max: Annotated[float, _about("Age at which an item of a map that has not run is given up.", gt=0)] = 7 * 86_400.0
+    map_keep_seconds: Annotated[float, _about("How long a map that has ended is kept with its results.", ge=0)] = 86_400.0
+    map_reduce_items_max: Annotated[int, _about("Results that a reducer is given at once.", ge=2, le=1_000_000)] = 10_000
     callback_allow: Annotated[
         str, _about("Private ranges that callbacks may reach, as in 10.1.0.0/16,127.0.0.1/32; empty: public addresses only.")
     ] = ""
