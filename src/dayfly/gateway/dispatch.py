@@ -11,6 +11,7 @@ import os
 import random
 import re
 import struct
+import time
 
 import msgspec
 
@@ -237,7 +238,8 @@ class Dispatch:
     def _asked(self, request: Request, door: type[Reply], way: Way, manner: Manner) -> AsyncReply:
         """The same for a call that nobody will wait for. Its id is ours: the caller's may be another call's."""
         entry = self._entry(request, door, way)
-        return AsyncReply(self._asynchronous, request, entry, (self._ids.next().decode(), way.target.qualifier, door.kind, manner))
+        call_id = self._asynchronous.ids.next(time.time())
+        return AsyncReply(self._asynchronous, request, entry, (call_id, way.target.qualifier, door.kind, manner))
 
     def _entry(self, request: Request, door: type[Reply], way: Way) -> Entry:
         entry = way.entry
