@@ -211,7 +211,7 @@ class Door:
             self._send()
 
     def tick(self, now: float) -> None:
-        """Who has waited long enough is told. What has gathered goes out, even to a control that does not answer: its time runs from then."""
+        """Who has waited long enough is told. What has gathered goes out, whether or not control answers: its time runs from then."""
         self._send()
         for request in [number for number, sent in self._sent.items() if sent.deadline <= now]:
             sent = self._sent.pop(request)
