@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import (
+    asynchronous,
+    backlog,
     cold,
     crowd,
     density,
@@ -188,6 +190,41 @@ BENCHMARKS = (
         "MB",
         "≤ 200 MB, ≤ 1 % of a core",
         footprint.idle_platform,
+    ),
+    Benchmark(
+        "async-accept",
+        "asynchronous calls accepted, 64 connections: 202s after their fsync, nobody running them",
+        "calls/s",
+        "≥ 15,000/s, p99 ≤ 20 ms, 0 errors; goal ≥ 40,000/s",
+        asynchronous.accept,
+    ),
+    Benchmark(
+        "async-settle",
+        "the same from accepting to the last result on disk, a trivial function",
+        "calls/s",
+        "≥ 4,000/s, 0 errors; goal ≥ 12,000/s",
+        asynchronous.settle,
+    ),
+    Benchmark(
+        "async-latency",
+        "one asynchronous call, the queue idle: from sending it to the handler's first line; p50",
+        "ms",
+        "p50 ≤ 5 ms",
+        asynchronous.latency,
+    ),
+    Benchmark(
+        "async-interference",
+        "p99 of synchronous calls beside a backlog of asynchronous ones, against before",
+        "times",
+        "≤ 2 ×",
+        backlog.interference,
+    ),
+    Benchmark(
+        "async-backlog",
+        "10^6 calls wait: extra memory of all platform processes; start with them; time of a lease",
+        "MB",
+        "≤ 150 MB, ready to serve in < 2 s, lease time flat",
+        backlog.waiting,
     ),
     Benchmark(
         "keepalive-sim",

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -13,7 +12,6 @@ from dayfly.core.model.durable import LeasedCall, Ran
 from dayfly.core.model.function import Cors
 from dayfly.core.model.limits import Limits
 from dayfly.core.wire.link import Accept, Accepted, Answered, CancelRun, Heard, Holding, Outcomes, Run
-from dayfly.gateway.dispatch import CallIds
 from dayfly.runtime import frames
 from dayfly.testing.provider import Behaviour, Crash, FakeAnswer, TakenCall
 from tests.gateway.rig import Rig, function, gateway
@@ -330,13 +328,3 @@ def test_outcomes_that_nobody_hears_are_kept_to_a_bound() -> None:
             assert rig.runner.unheard == 3
 
     run(test())
-
-
-def test_ids_of_durable_calls_rise_with_time_and_are_uuids_of_version_7() -> None:
-    ids = CallIds()
-    before = time.time_ns() // 1_000_000
-    made = [uuid.UUID(ids.rising().decode()) for _ in range(300)]
-    after = time.time_ns() // 1_000_000
-    assert {(one.version, one.variant) for one in made} == {(7, uuid.RFC_4122)} and len(set(made)) == 300
-    stamps = [one.int >> 80 for one in made]
-    assert stamps == sorted(stamps) and before <= stamps[0] and stamps[-1] <= after

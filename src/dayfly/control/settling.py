@@ -8,7 +8,7 @@ when a settlement is tried again. Never touches the queue. Called by control/lea
 import base64
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -19,6 +19,7 @@ from dayfly.core.decide.retry import Again, Dead, Done, Facts, Policy, failed, r
 from dayfly.core.decide.rollout import live_config
 from dayfly.core.model.durable import CALLBACK, Async, Attempt, Lineage, Ran, Result, Stored, lane_of, map_seed, split_lane
 from dayfly.core.model.errors import BY_CODE
+from dayfly.core.model.function import Function
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire.durable import onwards
 from dayfly.store.queue import NewItem, Settlement
@@ -29,6 +30,7 @@ CALLBACK_POLICY = Policy(
 CALLBACK_STATUS_LOST = 503  # what OpenFaaS tells of a function that gave no answer
 DETAIL_MAX = 2_000
 MAP_KEEP_SECONDS = 1e9  # an item of a map goes when its map goes
+RULES_MAX = 10_000  # remembered
 _IDS = uuid.UUID("5b1f6d0a-8f36-4b7e-9b8e-6a1d9f0c2e44")
 _CONDITIONS = {"retries_exhausted": "RetriesExhausted", "expired": "EventAgeExceeded"}
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,19 +68,38 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str = "application/json"
 
 
+class _Rules(NamedTuple):
+    """What holds for a lane's calls, while its function is this one."""
+
+    function: Function | None
+    config: Async
+    policy: Policy
+
+
 class Settler:
     """Makes settlements."""
 
     def __init__(self, settings: Settings, catalog: Catalog, spill: Spill) -> None:
         self._settings, self._catalog, self._spill = settings, catalog, spill
+        self._rules: dict[str, _Rules] = {}  # by lane, as long as its function stays the same
 
     def config(self, lane: str) -> Async:
         """`[async]` of a lane's function as it is live; the defaults for one that is gone."""
-        function = self._catalog.functions.get(split_lane(lane))
-        return live_config(function).durable if function is not None else Async()
+        return self._of(lane).config
 
     def policy(self, lane: str) -> Policy:
-        return CALLBACK_POLICY if lane.endswith(CALLBACK) else resolved(self.config(lane))
+        return self._of(lane).policy
+
+    def _of(self, lane: str) -> "_Rules":
+        function = self._catalog.functions.get(split_lane(lane))
+        rules = self._rules.get(lane)
+        if rules is None or rules.function is not function:
+            config = live_config(function).durable if function is not None else Async()
+            if len(self._rules) >= RULES_MAX:
+                self._rules.clear()
+            policy = CALLBACK_POLICY if lane.endswith(CALLBACK) else resolved(config)
+            rules = self._rules[lane] = _Rules(function, config, policy)
+        return rules
 
     async def settlement(self, hand: Hand, ran: Ran, now: float, die: float) -> Settlement:
         """What to write down. Raises Refusal storage_full when a large result cannot be."""

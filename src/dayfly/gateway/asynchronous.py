@@ -1,13 +1,16 @@
 """The door of asynchronous calls: a request that was routed and admitted as any other, and is answered 202 once control says it is durable.
 
-`AsyncReply` takes the body; `Door` sends what one turn of the loop brought to control in one message and answers each request when its
-call is written down. A message that was not answered when the link broke is sent again to the next control: its calls have their ids
-already, so none is taken twice. What is not answered in time is answered 503, and says whether the call may have been accepted.
+`AsyncReply` takes the body; `Door` sends what has gathered to control in one message and answers each request when its call is written
+down. What comes while control has UNDER_WAY_MAX messages gathers: the busier control is, the more calls share a message and a commit.
+A message that was not answered when the link broke is sent again to the next control: its calls have their ids already, so none is taken
+twice. What is not answered in time is answered 503, and says whether the call may have been accepted.
 Never decides whether a call may enter, never runs one. Made by gateway/main.py, called by gateway/dispatch.py and link.py.
 """
 
 import asyncio
 import itertools
+import os
+import struct
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -21,6 +24,7 @@ from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request, refusal_answer
 from dayfly.runtime.frames import HTTP
 
+UNDER_WAY_MAX = 2  # Accept messages: one is on its way to the disk while the next is read
 PENDING_MAX = 10_000  # calls that control was asked to accept; their bodies count to buffered_bytes_max
 ACCEPT_BYTES_MAX = 8 * 1024 * 1024  # of one message's bodies
 RETRY_AFTER_SECONDS = 1.0
@@ -131,6 +135,25 @@ class AsyncReply:
         self.parts, self.body_size = [], 0
 
 
+class OrderedIds:
+    """Ids of calls: UUIDs that begin with their time (version 7, RFC 9562 §5.7). New ones stand together at the end of every index, so
+    that a batch of calls touches few pages of the store, however many calls there are."""
+
+    BATCH = 256
+    _PARTS = struct.Struct("3s3s12s2x")  # of 20 hexadecimal digits, without those that say version and variant
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[bytes, bytes, bytes]] = []
+
+    def next(self, now: float) -> str:
+        """`now`: epoch seconds."""
+        if not self._parts:
+            self._parts = list(self._PARTS.iter_unpack(os.urandom(10 * self.BATCH).hex().encode()))
+        a, b, c = self._parts.pop()
+        moment = b"%012x" % int(now * 1000)
+        return (b"%b-%b-7%b-a%b-%b" % (moment[:8], moment[8:], a, b, c)).decode()
+
+
 class _Sent:
     """One Accept message and who waits for it. `heard_by_control`: it has been on a link."""
 
@@ -150,6 +173,7 @@ class Door:
         self.settings = settings
         self._say = say
         self._loop = asyncio.get_running_loop()
+        self.ids = OrderedIds()
         self._numbers = itertools.count(1)
         self._gathered: list[tuple[AsyncReply, NewCall]] = []
         self._sent: dict[int, _Sent] = {}
@@ -170,7 +194,7 @@ class Door:
             return
         reply.sent = True
         self._pending += 1
-        if not self._gathered:
+        if not self._gathered and len(self._sent) < UNDER_WAY_MAX:
             self._loop.call_soon(self._send)
         self._gathered.append((reply, call))
 
@@ -184,9 +208,11 @@ class Door:
             self._pending -= len(sent.replies)
             for reply, answer in zip(sent.replies, message.answers, strict=True):
                 reply.answered(answer)
+            self._send()
 
     def tick(self, now: float) -> None:
-        """Who has waited long enough is told."""
+        """Who has waited long enough is told. What has gathered goes out, whether or not control answers: its time runs from then."""
+        self._send()
         for request in [number for number, sent in self._sent.items() if sent.deadline <= now]:
             sent = self._sent.pop(request)
             self._pending -= len(sent.replies)

@@ -52,7 +52,7 @@ _JSON_TEXT = b"content-type: application/json\r\n"
 
 
 class CallIds:
-    """UUIDs for calls, random ones (version 4) and such that rise with time; randomness is bought from the kernel in bulk."""
+    """Random UUIDs (version 4) for calls; randomness is bought from the kernel in bulk."""
 
     BATCH = 256
     _PARTS = struct.Struct("8s4sx3sx3s12s")  # of 32 hexadecimal digits, without the two that say version and variant
@@ -65,11 +65,6 @@ class CallIds:
             digits = os.urandom(16 * self.BATCH).hex().encode()
             self._ids = [b"%b-%b-4%b-a%b-%b" % parts for parts in self._PARTS.iter_unpack(digits)]
         return self._ids.pop()
-
-    def rising(self) -> bytes:
-        """A UUID of version 7: it begins with the time, so that rows of calls that are written down together lie together."""
-        milliseconds = b"%012x" % (time.time_ns() // 1_000_000)
-        return b"%b-%b-7%b" % (milliseconds[:8], milliseconds[8:], self.next()[15:])
 
 
 class Way:
@@ -251,7 +246,8 @@ class Dispatch:
         """The same for a call that nobody will wait for. Its id is ours: the caller's may be another call's."""
         entry = self._entry(request, door, way)
         self._door_for_large(request, InvokeReply, entry)  # a body that is written down is no stream
-        return AsyncReply(self._asynchronous, request, entry, (self._ids.rising().decode(), way.target.qualifier, door.kind, manner))
+        call_id = self._asynchronous.ids.next(time.time())
+        return AsyncReply(self._asynchronous, request, entry, (call_id, way.target.qualifier, door.kind, manner))
 
     def _entry(self, request: Request, door: type[Reply], way: Way) -> Entry:
         entry = way.entry

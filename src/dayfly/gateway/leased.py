@@ -26,6 +26,7 @@ from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.lease import Leased, outcome_by
 
 HOLD_SECONDS = 5.0  # a lease that found no room for so long goes back
+UNHEARD_FEW = 64  # outcomes on their way to the disk, beyond which new ones gather until control has heard of those
 OUTCOMES_BYTES_MAX = 8 * 1024 * 1024  # of one message
 
 Key = tuple[str, int]
@@ -84,6 +85,7 @@ class Runner:
         elif isinstance(message, Heard):
             for id_, epoch in message.leases:
                 self._drop((id_, epoch))
+            self._flush()
         elif isinstance(message, CancelRun):
             for id_, epoch in message.leases:
                 self._cancel((id_, epoch))
@@ -110,7 +112,9 @@ class Runner:
     # ---- into the pools --------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Rooms that became free without anything of ours having ended; leases that found none for long go back."""
+        """Rooms that became free without anything of ours having ended; leases that found none for long go back; what has gathered is
+        said."""
+        self._flush()
         for key, line in list(self._lines.items()):
             if line.waiting:
                 self._pump(key)
@@ -198,9 +202,9 @@ class Runner:
             self._unheard_bytes > settings.async_in_hand_bytes_max and len(self._unheard) > 1
         ):
             self._drop(next(iter(self._unheard)))  # control's lease ends, and it decides as for any that were lost
-        if not self._fresh:
-            self._loop.call_soon(self._flush)
         self._fresh.append(ran)
+        if len(self._fresh) == 1 and len(self._unheard) <= UNHEARD_FEW:
+            self._loop.call_soon(self._flush)
 
     def _drop(self, key: Key) -> None:
         ran = self._unheard.pop(key, None)

@@ -67,6 +67,7 @@ class DurableFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._open = False  # a transaction
         with self._translated():
             _refuse_foreign(path)
             self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5, cached_statements=256)
@@ -78,9 +79,13 @@ class DurableFile:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, durable at the end."""
+        """All or nothing, durable at the end: of the outermost, where they stand in each other."""
+        if self._open:
+            yield self.db
+            return
         with self._translated():
             self._begin("BEGIN IMMEDIATE")
+            self._open = True
             try:
                 yield self.db
                 self.commit()
@@ -88,6 +93,8 @@ class DurableFile:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
+            finally:
+                self._open = False
 
     def commit(self) -> None:
         """The moment from which a transaction is durable."""
@@ -96,6 +103,9 @@ class DurableFile:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Several statements that see one state."""
+        if self._open:
+            yield self.db
+            return
         with self._translated():
             self._begin("BEGIN")
             try:

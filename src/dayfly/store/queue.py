@@ -14,6 +14,7 @@ done never changes again; what is dead only by `redrive`. A result is there only
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import msgspec
@@ -130,6 +131,10 @@ class Page(msgspec.Struct, frozen=True):
 
 class Queue(Protocol):
     """The verbs. They raise Refusal storage_full or data_unusable (nothing was changed then), ValueError for what breaks a bound."""
+
+    def together(self) -> AbstractContextManager[None] | None:
+        """The verbs inside are one transaction, durable when the context has ended; after an exception nothing was done. None: here every
+        verb has its own."""
 
     def put(self, items: Sequence[NewItem]) -> list[Put]:
         """Accept items, in this order."""

@@ -6,7 +6,8 @@ results and records lie in tables of their own: a change of state rewrites a sho
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ class SqliteQueue:
 
     def __init__(self, path: Path) -> None:
         self._file = DurableFile(path)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._file.transaction():
+            yield
 
     def put(self, items: Sequence[NewItem]) -> list[Put]:
         check(items)
