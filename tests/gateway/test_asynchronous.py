@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from dayfly.core.model.durable import LeasedCall, Ran
 from dayfly.core.model.function import Cors
 from dayfly.core.model.limits import Limits
 from dayfly.core.wire.link import Accept, Accepted, Answered, CancelRun, Heard, Holding, Outcomes, Run
+from dayfly.gateway.asynchronous import OrderedIds
 from dayfly.runtime import frames
 from dayfly.testing.provider import Behaviour, Crash, FakeAnswer, TakenCall
 from tests.gateway.rig import Rig, function, gateway
@@ -328,3 +330,10 @@ def test_outcomes_that_nobody_hears_are_kept_to_a_bound() -> None:
             assert rig.runner.unheard == 3
 
     run(test())
+
+
+def test_ids_of_durable_calls_rise_with_time_and_are_uuids_of_version_7() -> None:
+    ids = OrderedIds()
+    made = [uuid.UUID(ids.next(1_800_000_000.0 + number / 1000)) for number in range(300)]
+    assert {(one.version, one.variant) for one in made} == {(7, uuid.RFC_4122)} and made == sorted(set(made))
+    assert made[7].int >> 80 == 1_800_000_000_007
