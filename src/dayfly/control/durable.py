@@ -7,10 +7,11 @@ Made by control/plane.py; used by calls.py and leasing.py. Belongs to the event 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dayfly.core.model.errors import Refusal
 from dayfly.store.queue import BATCH_MAX, Lease, NewItem, Put, Queue, Settlement
@@ -21,6 +22,14 @@ CALLERS_MAX = 50_000  # that wait for a round
 _Gathered = list[tuple[Sequence[Any], "asyncio.Future[Any]"]]
 _Verbs = list[tuple[Callable[[Queue], Any], "asyncio.Future[Any]"]]
 _Told = list[tuple["asyncio.Future[Any]", Any]]
+
+
+class Leased(NamedTuple):
+    """Leases; lanes of which there were fewer than wanted; if there are such: all lanes that have something now or later, and when."""
+
+    leases: list[Lease]
+    short: set[str]
+    lanes: dict[str, float]
 
 
 class Durable:
@@ -51,8 +60,14 @@ class Durable:
         found: list[bool] = await self._gather(self._settles, settlements)
         return found
 
-    async def lease(self, wanted: Sequence[tuple[str, int]], now: float, until: float, owner: str) -> list[Lease]:
-        found: list[Lease] = await self._add(self._leases, lambda queue: queue.lease(wanted, now, until, owner))
+    async def lease(self, wanted: Sequence[tuple[str, int]], now: float, until: float, owner: str) -> Leased:
+        def lease(queue: Queue) -> Leased:
+            leases = queue.lease(wanted, now, until, owner)
+            got = Counter(lease.lane for lease in leases)
+            short = {lane for lane, most in wanted if got[lane] < most}
+            return Leased(leases, short, queue.lanes(now) if short else {})
+
+        found: Leased = await self._add(self._leases, lease)
         return found
 
     async def __call__(self, verb: Callable[[Queue], T]) -> T:

@@ -217,15 +217,9 @@ class Leasing:
         wanted = self._wanted()
         if not wanted:
             return False
-        leases = await self._durable.lease(wanted, now, now + self._settings.async_lease_seconds, self._owner)
-        got: dict[str, int] = {}
-        for lease in leases:
-            got[lease.lane] = got.get(lease.lane, 0) + 1
-        short = {lane for lane, most in wanted if got.get(lane, 0) < most}
-        if short:
-            self._due.ready -= short
-            lanes = await self._durable(lambda queue: queue.lanes(now))
-            self.noted((lane, max(due, now + LOOK_AGAIN_SECONDS) if due <= now else due) for lane, due in lanes.items() if lane in short)
+        leases, short, lanes = await self._durable.lease(wanted, now, now + self._settings.async_lease_seconds, self._owner)
+        self._due.ready -= short
+        self.noted((lane, max(due, now + LOOK_AGAIN_SECONDS) if due <= now else due) for lane, due in lanes.items() if lane in short)
         self._give(leases, now)
         return bool(leases)
 

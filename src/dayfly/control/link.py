@@ -74,11 +74,13 @@ class Peer:
         self._writer.transport.abort()
 
     async def write(self) -> None:
-        """Send what is queued until the link breaks."""
+        """Send what is queued until the link breaks; what was queued together leaves together."""
         while True:
-            message = await self.outbox.get()
+            messages = [await self.outbox.get()]
+            while not self.outbox.empty():
+                messages.append(self.outbox.get_nowait())
             try:
-                self._writer.write(link.encode(message))
+                self._writer.writelines([link.encode(message) for message in messages])
             except ValueError as error:
                 log.error("link_message_too_large", detail=str(error))
                 self.drop()

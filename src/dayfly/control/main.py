@@ -7,6 +7,7 @@ ends, to be started again and read the store anew, when a database server went a
 """
 
 import asyncio
+import encodings.idna  # noqa: F401  # uvloop needs it at the first connection, when this user may not read the interpreter's folder
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 import structlog
 import uvicorn
+import uvloop
 
 from dayfly.control.link import private_listener
 from dayfly.control.plane import Control
@@ -35,7 +37,7 @@ log = structlog.get_logger()
 def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[], None], face: Face) -> None:
     """Be control until told to end. Raises Refusal data_unusable or storage_full when it cannot begin."""
     os.umask(0o077)  # whatever is meant for others gets its mode explicitly
-    asyncio.run(_run(settings, layout, lifeline, ready, face))
+    uvloop.run(_run(settings, layout, lifeline, ready, face))
 
 
 async def _run(settings: Settings, layout: Layout, lifeline: int, ready: Callable[[], None], face: Face) -> None:
