@@ -54,3 +54,16 @@ def test_functions_are_a_mapping_that_travels() -> None:
     assert not there.same(Packed("default", "third", pack(first)))
     del there["default", "first"]
     assert list(there) == [("default", "second")] and "2 in" in repr(here)
+
+
+def test_an_opened_function_is_the_same_object_until_it_changes_or_goes() -> None:
+    first, second = function("a"), function("b")
+    functions = Functions()
+    functions["default", "a"], functions["default", "b"] = first, second
+    opened = functions.opened(("default", "a"))
+    assert opened == first and functions.opened(("default", "a")) is opened and functions.opened(("default", "c")) is None
+    changed = msgspec.structs.replace(first, floors={1: 3})
+    functions["default", "a"] = changed
+    assert functions.opened(("default", "a")) == changed
+    del functions["default", "a"]
+    assert functions.opened(("default", "a")) is None

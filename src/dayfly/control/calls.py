@@ -167,7 +167,7 @@ class Calls:
 
     def _check(self, call: NewCall) -> None:
         """Raises Refusal when the call may not enter."""
-        function = self._catalog.functions.get((call.namespace, call.function))
+        function = self._catalog.functions.opened((call.namespace, call.function))
         if function is None:
             raise Refusal("function_not_found", f"There is no function {call.function!r} in namespace {call.namespace!r}.")
         pick_version(function, call.qualifier, 0.0)

@@ -236,7 +236,7 @@ class Leasing:
         window = self.hands.window(lane)
         if lane.endswith(CALLBACK):
             return window.room(max(1, self._settings.callback_concurrency // CALLBACK_SHARE), ahead=False)
-        function = self._catalog.functions.get(split_lane(lane))
+        function = self._catalog.functions.opened(split_lane(lane))
         if function is None:
             return window.room(LEASE_BATCH, ahead=False)  # they are only buried
         config, most = live_config(function), self._settings.async_concurrency

@@ -26,6 +26,7 @@ from dayfly.core.model.settings import Settings
 KEEP_ALIVE_SECONDS = 75
 SETTLE_SECONDS_MAX = 30.0  # what running requests and deploys get before a successor; then deploys are broken off
 LOOK_SECONDS = 0.02
+NICE = 5  # calls come first: where the processors are busy, control would otherwise make gateways wait each time it wakes
 LAST_ACCEPT_SECONDS = 0.1  # who had connected before the sockets' names went away is accepted and read
 REQUESTS_END_SECONDS = 3  # what running requests get at the end; the supervisor's patience is longer
 
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 def run(settings: Settings, layout: Layout, *, lifeline: int, ready: Callable[[], None], face: Face) -> None:
     """Be control until told to end. Raises Refusal data_unusable or storage_full when it cannot begin."""
     os.umask(0o077)  # whatever is meant for others gets its mode explicitly
+    os.nice(NICE)
     uvloop.run(_run(settings, layout, lifeline, ready, face))
 
 

@@ -91,7 +91,7 @@ class Settler:
         return self._of(lane).policy
 
     def _of(self, lane: str) -> "_Rules":
-        function = self._catalog.functions.get(split_lane(lane))
+        function = self._catalog.functions.opened(split_lane(lane))
         rules = self._rules.get(lane)
         if rules is None or rules.function is not function:
             config = live_config(function).durable if function is not None else Async()

@@ -14,6 +14,7 @@ from dayfly.core.model.function import Alias, Function, FunctionConfig, Packed, 
 
 Key = tuple[str, str]  # namespace, name
 
+OPENED_MAX = 512  # functions that are kept unpacked, too
 WINDOW_BITS = 12  # 4 KiB, a function and the typical one before it; larger ones lose a little
 MEMORY_LEVEL = 4
 
@@ -39,10 +40,12 @@ def unpack(data: bytes) -> Function:
 
 
 class Functions(MutableMapping[Key, Function]):
-    """Functions by (namespace, name), packed. Each look unpacks anew, so whoever goes through all has one in hand at a time."""
+    """Functions by (namespace, name), packed. Each look unpacks anew, so whoever goes through all has one in hand at a time;
+    who asks for one again and again asks with `opened`."""
 
     def __init__(self, packed: Iterable[Packed] = ()) -> None:
         self._data: dict[str, dict[str, bytes]] = {}  # by namespace, then name: ten thousand pairs would be a megabyte
+        self._opened: dict[Key, Function] = {}
         for it in packed:
             self.take(it)
 
@@ -52,7 +55,17 @@ class Functions(MutableMapping[Key, Function]):
     def __setitem__(self, key: Key, function: Function) -> None:
         self.take(Packed(*key, pack(function)))
 
+    def opened(self, key: Key) -> Function | None:
+        """One of them, the same object as long as nothing of it changes and few others are asked for; None when it is not there."""
+        found = self._opened.get(key)
+        if found is None and (found := self.get(key)) is not None:
+            if len(self._opened) >= OPENED_MAX:
+                self._opened.clear()
+            self._opened[key] = found
+        return found
+
     def __delitem__(self, key: Key) -> None:
+        self._opened.pop(key, None)
         names = self._data[key[0]]
         del names[key[1]]
         if not names:
@@ -66,6 +79,7 @@ class Functions(MutableMapping[Key, Function]):
 
     def take(self, packed: Packed) -> None:
         """One of them as it came."""
+        self._opened.pop((packed.namespace, packed.name), None)
         self._data.setdefault(packed.namespace, {})[packed.name] = packed.data
 
     def packed(self) -> tuple[Packed, ...]:
