@@ -114,6 +114,16 @@ def test_no_more_items_run_at_once_than_the_map_says(maps: Platform) -> None:
     assert 2 <= most <= 3
 
 
+def test_large_items_and_results_come_whole_and_reducers_share_them(maps: Platform) -> None:
+    maps.put("m-same", "def handler(event, context):\n    return event\n")
+    maps.put("m-lengths", "def handler(event, context):\n    return sum(r if isinstance(r, int) else len(r) for r in event['results'])\n")
+    texts = ["x" * 300_000 + str(number) for number in range(40)]
+    items, out = maps.write("large.jsonl", lines(texts)), maps.folder / "files" / "large.out"
+    said = maps.cli("map", "m-same", str(items), "--id", "large", "--ordered", "-o", str(out), "--reduce", "m-lengths")
+    assert [it["result"] for it in read(out)] == texts
+    assert int(said) == sum(map(len, texts)), "12 MB are three events, and their answers a fourth"
+
+
 @pytest.mark.parametrize(
     ("text", "status", "words"),
     [
