@@ -45,9 +45,10 @@ def test_a_call_that_was_taken_by_nobody_knows_whom_may_have_run():
 
 def test_a_call_that_nobody_took_is_told_so():
     async def main():
-        behaviour = Behaviour(lambda call: asyncio.sleep(60))
+        # Starting takes a while: who comes after the instance that is ended must not be there in time for the second call.
+        behaviour = Behaviour(lambda call: asyncio.sleep(60), start_seconds=0.2)
         async with gateway(behaviour) as rig:
-            rig.serve(function(timeout_seconds=0.3, max_instances=1))
+            rig.serve(function(timeout_seconds=0.5, max_instances=1))
             calls = [asyncio.ensure_future(rig.request("GET", "/function/hello")) for _ in range(2)]
             codes = sorted(json.loads(body)["error"]["code"] for _, _, body in await asyncio.gather(*calls))
             assert codes == ["function_timeout", "queue_timeout"]
