@@ -104,6 +104,27 @@ def test_what_the_socket_does_not_take_goes_to_the_front_of_the_queue_in_order()
     asyncio.run(main())
 
 
+def test_what_fails_at_one_version_does_not_silence_the_others() -> None:
+    async def main() -> None:
+        broken, other = Entry(ready=0), Entry(ready=0)
+
+        def carry_out(entry: Entry) -> None:
+            if entry is broken:
+                raise ZeroDivisionError
+
+        turn = Turn(asyncio.get_running_loop(), carry_out)  # type: ignore[arg-type]
+        for seq, entry in enumerate((broken, other), 1):
+            entry.call(seq)
+            turn.note(entry)  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):
+            turn.end()
+        turn.note(other)  # type: ignore[arg-type]
+        await settled()
+        assert other.sent == [2] and not broken.noted
+
+    asyncio.run(main())
+
+
 def calls_of(sizes: Sequence[int]) -> list[Call]:
     calls = []
     for seq, size in enumerate(sizes, 1):
