@@ -1,5 +1,6 @@
 """The pool: tables of single facts, then every order of facts that Hypothesis can think of, holding the first law throughout."""
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -288,6 +289,35 @@ def test_instances_that_could_not_be_asked_to_leave_go_on_taking_calls():
     pool.kept(2)
     pool.submitted(call(1, 1.0), 1.0)
     assert kinds(pool) == ["Offer"]
+
+
+def test_where_nobody_is_kept_each_call_is_the_last_of_its_instance_unless_others_wait():
+    """Nobody is asked to leave afterwards: a new instance might take that message, and the old one the next call."""
+    pool = Pool(PoolLimits(keep_alive_seconds=0.0, max_instances=2))
+    first, second, third = call(1), call(2), call(3)
+    pool.submitted(first, 0.0)
+    assert list(pool.effects()) == [Start(1)]
+    pool.starting("a", 0.0)
+    assert pool.take_offers() == [first] and first.last
+    pool.started("a", 0.003)
+    assert pool.finished(1, 0.004, 0.001) is first and not kinds(pool)
+    pool.submitted(second, 0.005)  # "a" is on its way out
+    pool.submitted(third, 0.005)
+    assert list(pool.effects()) == [Start(1)]
+    pool.starting("b", 0.005)
+    assert pool.take_offers() == [second] and not second.last, "a third waits"
+    pool.retired("a", 0.006)
+    pool.started("b", 0.007)
+    pool.finished(2, 0.008, 0.001)
+    assert "Retire" not in kinds(pool)
+
+
+@pytest.mark.parametrize("kept", [{"keep_alive_seconds": 0.0, "min_instances": 1}, {"keep_alive_seconds": 0.0, "concurrency": 2}, {}])
+def test_no_call_is_the_last_of_an_instance_that_is_kept_or_has_others(kept: dict[str, float]):
+    pool = Pool(PoolLimits(**kept))
+    warm(pool, "a")
+    pool.submitted(call(1, 1.0), 1.0)
+    assert [offered.last for offered in pool.take_offers()] == [False]
 
 
 class PoolWorld(RuleBasedStateMachine):

@@ -24,6 +24,16 @@ def test_concurrent_instances_share_their_calls_and_the_law_holds(seed: int) -> 
     assert len(world.answers) == world.pool.submitted_count
 
 
+@pytest.mark.parametrize(("seed", "most"), [(1, 20), (2, 20), (3, 4), (4, 1)])
+def test_where_nobody_is_kept_whoever_answers_leaves_and_every_call_is_answered_once(seed: int, most: int) -> None:
+    """Also when there are too few instances for the calls: then those that wait are taken by who is there."""
+    limits = PoolLimits(max_instances=most, queue_max=50, keep_alive_seconds=0.0)
+    world = World(seed, limits, ROUGH).run()
+    assert len(world.answers) == world.pool.submitted_count > 1000
+    assert world.pool.ready == 0 and not world.pool.waiting and not world.pool.offered
+    assert sum(outcome == "ok" for outcome in world.answers.values()) > (0.8 if most == 20 else 0.2) * len(world.answers)
+
+
 def test_calm_weather_answers_everything_and_ends_with_no_instance() -> None:
     world = World(1, PoolLimits(keep_alive_seconds=1.0), Weather(seconds=5.0)).run()
     assert set(world.answers.values()) == {"ok"}

@@ -177,12 +177,22 @@ class Driver:
         self.answers.sendall(frames.CONTROL.pack(frames.BOOT, len(body), 0) + body)
         return self.wait_for(lambda frame: frame.kind in (frames.READY, frames.FAILED))
 
-    def send(self, kind: int, body: bytes = b"", meta: bytes = b"", *, seconds: float = 30.0, call_id: str = "", fd: bool = False) -> int:
-        """Put one call into the requests socket; returns its sequence number. `fd`: the body rides as a memfd."""
+    def send(
+        self,
+        kind: int,
+        body: bytes = b"",
+        meta: bytes = b"",
+        *,
+        seconds: float = 30.0,
+        call_id: str = "",
+        fd: bool = False,
+        last: bool = False,
+    ) -> int:
+        """Put one call into the requests socket; returns its number. `fd`: the body rides as a memfd. `last`: leave after it."""
         self.seq += 1
         identifier = (call_id or f"call-{self.seq}").encode()
         deadline = max(0, time.monotonic_ns() + int(seconds * 1e9))
-        flags = frames.BODY_IN_FD if fd else 0
+        flags = (frames.BODY_IN_FD if fd else 0) | (frames.LAST if last else 0)
         head = frames.REQUEST.pack(kind, flags, len(identifier), len(meta), self.seq, deadline) + identifier + meta
         if not fd:
             self.requests.sendall(head + body)

@@ -28,6 +28,20 @@ def test_a_retire_message_ends_the_one_that_takes_it(every: Start, code: str) ->
 
 
 @pytest.mark.parametrize("code", [PLAIN, ASYNC])
+@pytest.mark.parametrize("fd", [False, True])
+def test_whoever_takes_a_last_call_leaves_after_it_and_takes_no_other(every: Start, code: str, fd: bool) -> None:
+    instance = every(code)
+    instance.boot()
+    before = instance.send(frames.DIRECT)
+    last = instance.send(frames.DIRECT, b"1", fd=fd, last=True)
+    behind = instance.send(frames.DIRECT)
+    assert [instance.answer(seq).json() for seq in (before, last)] == [1, 1]
+    instance.wait_for(lambda frame: frame.kind == frames.RETIRED)
+    assert instance.wait_exit() == 0
+    assert behind not in {frame.seq for frame in instance.seen} and not instance.frames
+
+
+@pytest.mark.parametrize("code", [PLAIN, ASYNC])
 def test_end_of_file_means_finish_and_leave(every: Start, code: str) -> None:
     instance = every(code)
     instance.boot()

@@ -16,6 +16,7 @@ from typing import Protocol
 from dayfly.core.model.call import Call
 from dayfly.gateway import burst
 from dayfly.runtime import frames
+from dayfly.runtime.frames import LAST
 
 SEND_BUFFER_BYTES = 1024 * 1024
 SPOILT = (errno.EPIPE, errno.ECONNRESET, errno.EPERM)  # shut down; or told to take no descriptors (SO_PASSRIGHTS)
@@ -56,7 +57,7 @@ def _message(call: Call) -> bytes:
     """A call whose body is short enough to be in it."""
     parcel = call.reply
     call_id, meta, parts = parcel.call_id, parcel.meta, parcel.parts
-    head = _pack_request(parcel.kind, 0, len(call_id), len(meta), call.seq, int(call.deadline * 1e9))
+    head = _pack_request(parcel.kind, LAST if call.last else 0, len(call_id), len(meta), call.seq, int(call.deadline * 1e9))
     return head + call_id + meta + parts[0] if len(parts) == 1 else b"".join((head, call_id, meta, *parts))
 
 
@@ -111,6 +112,7 @@ class VersionSocket:
 
     def _send_with_body(self, call: Call, parcel: Parcel) -> None:
         flag, fd = parcel.body_descriptor()
+        flag |= LAST if call.last else 0
         try:
             call_id, meta = parcel.call_id, parcel.meta
             head = _pack_request(parcel.kind, flag, len(call_id), len(meta), call.seq, int(call.deadline * 1e9))

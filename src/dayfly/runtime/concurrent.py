@@ -86,6 +86,7 @@ class _Server:
                 self._loop.remove_reader(self._inbox.fd)
 
     def _start(self, call: Call) -> None:
+        self._leaving = call.is_last
         slot = self._free.pop()
         slots = self._instance.slots
         slots[2 * slot + 1] = call.began

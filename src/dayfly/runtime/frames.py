@@ -4,7 +4,7 @@ An instance holds three descriptors, all made by the gateway and carried to it b
 
 * ``requests``: the receiving end of a SOCK_SEQPACKET pair that *all instances of one version share*. One message is one
   call. Whoever is free takes the next (pull): work-conserving, no head-of-line blocking. End of file means "finish and
-  leave"; a RETIRE message means "one of you, leave".
+  leave"; a RETIRE message means "one of you, leave", and a call flagged ``LAST`` "whoever takes me, leave after it".
 * ``answers``: this instance's own SOCK_STREAM. First the gateway's BOOT frame waits in it; then the instance writes
   READY or FAILED, LOG, and the answers of calls. The gateway writes CANCEL there.
 * ``progress``: one shared page of slots, written *before* user code runs, so that a gateway can tell without a system
@@ -31,6 +31,7 @@ RETIRE = 3  # no meta, no body: whoever takes this message sends RETIRED and lea
 # Request flags.
 BODY_IN_FD = 1  # the body is a sealed memfd attached to this message (SCM_RIGHTS), positioned anywhere
 BODY_IN_STREAM = 2  # the body comes through the attached SOCK_STREAM: whole at its end of file, broken when reading it says ECONNRESET
+LAST = 4  # whoever takes this call leaves when it is answered, and takes no other: its version keeps nobody
 
 # HTTP head lines, joined by b"\n" (header values never contain it):
 #   0: METHOD   1: raw path below the function, never empty, e.g. /a%20b   2: raw query string without '?', may be empty

@@ -12,12 +12,13 @@ from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from time import monotonic_ns
 
 from dayfly.runtime.failure import Fault
-from dayfly.runtime.frames import BODY_IN_STREAM, MESSAGE_BYTES_MAX, REQUEST, RETIRE
+from dayfly.runtime.frames import BODY_IN_FD, BODY_IN_STREAM, LAST, MESSAGE_BYTES_MAX, REQUEST, RETIRE
 
 _unpack = REQUEST.unpack_from
 _HEAD = REQUEST.size
 _WAIT = int(MSG_CMSG_CLOEXEC)
 _POLL = int(MSG_CMSG_CLOEXEC | MSG_DONTWAIT)
+_ATTACHED = BODY_IN_FD | BODY_IN_STREAM
 _ANCILLARY = CMSG_SPACE(4) + 256  # one descriptor, and what user code may have the shared socket add: credentials, times
 SMALL_BYTES = 32 * 1024  # after a larger message the buffer's pages go back to the kernel
 EXIT_LOST_CALL = 71  # a signal handler raised while a call was being received
@@ -48,6 +49,11 @@ class Call:
         self._fd = NO_FD
         self.flags = 0
         self.began = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this instance is to leave after it."""
+        return bool(self.flags & LAST)
 
     @property
     def body(self) -> bytes:
@@ -137,7 +143,7 @@ class Inbox:
         if kind == RETIRE:
             raise Leave
         fd = NO_FD
-        if flags:
+        if flags & _ATTACHED:
             fd = next((int.from_bytes(data[:4], sys.byteorder) for _, kind, data in rights if kind == SCM_RIGHTS), LOST_FD)
         if deadline < now:  # the gateway has answered it already
             if fd >= 0:

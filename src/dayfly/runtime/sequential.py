@@ -44,7 +44,7 @@ def _serve_calls(instance: Instance, inbox: Inbox, handler: "Callable[..., Any]"
         run_one(instance, handler, call)
         if instance.exit_status is not None:
             instance.leave(instance.exit_status, said=True)
-        if instance.is_worn_out(call.began):
+        if instance.is_worn_out(call.began) or call.is_last:
             raise Leave
 
 

@@ -200,7 +200,7 @@ class FakeInstance:
         self._page[: frames.SLOT.size] = frames.SLOT.pack(0, 0)
         if not answer.streamed:
             await self.send(frames.RESULT, answer.flags, answer.status, answer.exec_us, seq, answer.block, answer.body)
-        return True
+        return not flags & frames.LAST
 
     async def _take(self) -> tuple[bytes, list[int]]:
         """The next message; waits for the socket to be readable and lets others be faster."""

@@ -196,9 +196,17 @@ class World:
         self._running[name].remove(call)
         if self.pool.finished(call.seq, self.now, seconds) is not None:
             self._answered(call, "ok")
-        self._idle.append(name)
+        if call.last:
+            self._at(self.dice.expovariate(1 / self.weather.start_seconds), lambda: self._left(name))
+        else:
+            self._idle.append(name)
         self._carry_out()
         self._pull()
+
+    def _left(self, name: str) -> None:
+        if self._running.pop(name, None) is not None:
+            self.pool.retired(name, self.now)
+            self._carry_out()
 
     def _die(self, name: str) -> None:
         calls = self._running.pop(name, None)

@@ -154,7 +154,10 @@ class Pool(PoolView):
         if self.waiting:
             self._usual_seconds = usual(self._usual_seconds, exec_seconds, self.mean_seconds)
             self.unsettled = self._faster = True
+            self._leaving += call.last
         elif self.draining or self.limits.keep_alive_seconds <= 0:
+            self._leaving += call.last
+            self._resize()
             self._let_go(now)
         return call
 
@@ -266,7 +269,16 @@ class Pool(PoolView):
     def take_offers(self) -> list[Call]:
         """Calls to put on the version's socket now, in order. What cannot be sent comes back by `blocked`."""
         taken, self.offers = self.offers, []
+        if self.limits.keep_alive_seconds <= 0:
+            self._mark_last(taken)
         return [call for call in taken if call.state == OFFERED]  # the others were answered meanwhile
+
+    def _mark_last(self, calls: list[Call]) -> None:
+        """Where nobody is kept, whoever takes a call leaves after it, unless others wait. (Asked afterwards, by a RETIRE for any of them,
+        a new instance might take that message, and the old one the next call.)"""
+        last = not (self.waiting or self.floor or self.limits.min_instances) and self.limits.concurrency == 1
+        for call in calls:
+            call.last = last
 
     def release(self, count: int) -> None:
         """The machine needs room: ask idle instances to leave."""

@@ -26,8 +26,9 @@ def needed(demand: int, limits: PoolLimits, mean_seconds: float, start_seconds: 
 
 
 def depth(limits: PoolLimits, mean_seconds: float) -> int:
-    """Calls on the socket for each free slot: one, and more when they are so short that round trips dominate."""
-    if 0 <= mean_seconds < SHORT_CALL_SECONDS:
+    """Calls on the socket for each free slot: one, and more when they are so short that round trips dominate. Only one where
+    whoever takes a call may leave after it."""
+    if 0 <= mean_seconds < SHORT_CALL_SECONDS and limits.keep_alive_seconds > 0:
         return min(limits.prefetch_max, 1 + int(SHORT_CALL_SECONDS / (mean_seconds + CALL_OVERHEAD_SECONDS)))
     return 1
 

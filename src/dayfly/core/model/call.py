@@ -55,12 +55,13 @@ class Call:
     at it. Mutable and slotted: a hundred thousand of these are made every second.
     """
 
-    __slots__ = ("deadline", "reply", "returns", "seq", "state", "submitted_at")
+    __slots__ = ("deadline", "last", "reply", "returns", "seq", "state", "submitted_at")
 
     def __init__(self, seq: int, submitted_at: float, deadline: float, reply: Any = None) -> None:
         self.seq = seq
         self.submitted_at = submitted_at
         self.deadline = deadline
+        self.last = False  # whoever takes it leaves after it
         self.reply = reply
         self.returns = 0  # how often it came back from instances that died without having begun it
         self.state = WAITING
