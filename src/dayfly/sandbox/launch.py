@@ -334,8 +334,8 @@ def take_short_turns() -> None:
 
 
 def stand_behind() -> None:
-    """For zygotes, and inherited by all instances: starts and functions come after the gateway, which carries everybody's calls. Between
-    instances nothing changes, and an idle processor does not ask."""
+    """For the egress broker and for zygotes, inherited by all instances: starts, functions and their connections come after the gateway,
+    which carries everybody's calls. Between instances nothing changes, and an idle processor does not ask."""
     with suppress(OSError):
         os.nice(NICE)
 
