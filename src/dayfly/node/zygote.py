@@ -216,6 +216,7 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # not `signal`: its enums alone touch 30 pages of each child
             child.enter()
+            self.launch.use_processors(self.kit.processors)
         except BaseException as error:
             self.send_failure(child.ticket.instance, child.step, error)
             os._exit(1)
@@ -305,6 +306,7 @@ def main() -> None:
     launch.offer_to_oom_killer()
     launch.take_short_turns()
     launch.stand_behind()
+    launch.use_processors(config["processors"])
     zygote.prepare()
     zygote.serve()
     zygote.end()

@@ -19,6 +19,7 @@ from dayfly.sandbox.program import FIRST_DESCRIPTOR, Ground, Program, limited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import NoReturn
 
 __all__ = ["FIRST_DESCRIPTOR"]
@@ -56,6 +57,8 @@ class Kit(Ground):
             sys_.join_new_session_keyring()
         self.readable = config.get("readable", [])  # for Landlock where there is no private root
         self.proxy = config.get("proxy", {})
+        given = config.get("processors")
+        self.processors: list[int] = given if isinstance(given, list) else []
         for inet in ("inet", "unix"):
             for sessions in ("sessions", "group"):
                 with suppress(OSError):  # an architecture without a list
@@ -96,6 +99,7 @@ class Offspring:
         self._rights = kit.rights
         self._filter = kit.filters.get(("inet", "sessions"))
         self._thread_id_address = thread_id_address
+        self._processors = kit.processors
         self._madvise = sys_.madvise
 
     def fork(self) -> int:
@@ -120,6 +124,7 @@ class Offspring:
             os.setresuid(uid, uid, uid)
             sys_.prctl(sys_.PR_SET_DUMPABLE, 1)
         os.setsid()
+        use_processors(self._processors)
         sys_.drop_bounding_set()
         sys_.drop_capabilities()
         if "landlock" in self._walls:
@@ -331,6 +336,12 @@ def take_short_turns() -> None:
     """Inherited by all instances: who wakes for a call need not wait until others' long slices are over, however many they are."""
     with suppress(OSError):
         sys_.set_slice(SLICE_NANOSECONDS)
+
+
+def use_processors(processors: "Collection[int]") -> None:
+    """From now on these: who forked this process may have been kept to fewer of them (node/apart.py)."""
+    with suppress(OSError):  # none of them is this group's: it stays where it is
+        os.sched_setaffinity(0, processors)
 
 
 def stand_behind() -> None:
