@@ -70,6 +70,18 @@ def test_node_and_zygotes_move_and_user_code_finds_all_processors(apart: Rig) ->
         assert seen_by(child) == everything
 
 
+@pytest.mark.root
+def test_a_program_of_the_functions_own_finds_all_processors(apart: Rig) -> None:
+    """It is started by an exec, in which a start ends."""
+    client = apart.client()
+    counting = b"#!/bin/sh\nexec grep Cpus_allowed_list: /proc/self/status\n"
+    instance = client.start(apart.code("", files={"bootstrap": counting}), runtime="exec", apart=True)
+    instance.boot()
+    client.wait_exited(instance.name)
+    said = instance.read_output().split()[-1].decode()
+    assert said == Path("/proc/self/status").read_text().split("Cpus_allowed_list:", 1)[1].split()[0]
+
+
 def test_it_comes_back_when_no_such_start_comes_any_more(rig: Rig, client: Client) -> None:
     client.run(rig.code(PROCESSORS), apart=True)
     wait_until(lambda: all(os.sched_getaffinity(pid) == ALL for pid in (rig.process.pid, *zygotes(rig))), "they stayed where they were")

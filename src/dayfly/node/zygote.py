@@ -108,6 +108,7 @@ class Zygote:
         if self.config["capabilities"]:
             self.sys.drop_bounding_set()
         self.kit = self.launch.Kit(self.config)
+        self.agent.processors = self.kit.processors
         for name in ("root", "null"):
             setattr(self.kit, name, high(getattr(self.kit, name)))
         # What a child would do for the first time is done here: its pages are then shared, and its start is shorter.
@@ -216,7 +217,6 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # not `signal`: its enums alone touch 30 pages of each child
             child.enter()
-            self.launch.use_processors(self.kit.processors)
         except BaseException as error:
             self.send_failure(child.ticket.instance, child.step, error)
             os._exit(1)

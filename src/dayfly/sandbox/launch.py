@@ -99,7 +99,6 @@ class Offspring:
         self._rights = kit.rights
         self._filter = kit.filters.get(("inet", "sessions"))
         self._thread_id_address = thread_id_address
-        self._processors = kit.processors
         self._madvise = sys_.madvise
 
     def fork(self) -> int:
@@ -124,7 +123,6 @@ class Offspring:
             os.setresuid(uid, uid, uid)
             sys_.prctl(sys_.PR_SET_DUMPABLE, 1)
         os.setsid()
-        use_processors(self._processors)
         sys_.drop_bounding_set()
         sys_.drop_capabilities()
         if "landlock" in self._walls:
@@ -206,6 +204,7 @@ class Child:
                 os.close(descriptor)
 
     def do_program(self) -> "NoReturn":
+        use_processors(self.kit.processors)
         run_program(self.folders[0] if self.folders else "/var/task")
 
     # Identity
