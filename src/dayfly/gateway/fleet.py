@@ -148,8 +148,7 @@ class Fleet:
         now = time.monotonic()
         entry = self.entry(function, version)
         entry.proving_until = now + PROVING_SECONDS
-        ready = next((channel for channel in entry.channels.values() if channel.ready_at), None)
-        if ready is not None:
+        if (ready := next((channel for channel in entry.channels.values() if channel.ready_at), None)) is not None:
             prover(ready, {})
             return
         entry.provers.append(prover)
@@ -270,6 +269,7 @@ class Fleet:
             call = pool.finished(frame.seq, time.monotonic(), frame.exec_us * 1e-6)
             if call is not None:
                 (call.reply.result if kind == frames.RESULT else call.reply.end)(channel, frame)
+                call.reply = None  # they hold each other
             if pool.urgent or pool.unsettled:
                 self._turn.note(entry)
         elif kind == frames.LOG:
