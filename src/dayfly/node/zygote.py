@@ -113,9 +113,8 @@ class Zygote:
         # What a child would do for the first time is done here: its pages are then shared, and its start is shorter.
         heap.fill_holes()
         self.agent.rehearse()
-        heap.fill_holes()
         gc.disable()  # a child's agent enables it again
-        gc.collect()
+        heap.fill_holes()
         gc.freeze()
 
     def serve(self) -> None:
