@@ -27,8 +27,9 @@ def own_kilobytes():
 before = pages()
 memory = own_kilobytes()
 heap.fill_holes()
+after = pages()
 grown = own_kilobytes() - memory
-print(before, pages(), grown)
+print(before, after, grown)
 """
 
 
@@ -39,6 +40,7 @@ def test_after_filling_the_holes_new_memory_lies_side_by_side() -> None:
     assert before > 8  # the holes lay scattered
     assert after <= 5  # 64 chunks of 232 bytes on average fill four pages
     assert grown < 400  # kilobytes: each would be mapped by every child
+
 
 SMALL = """
 import ctypes, random, sys
