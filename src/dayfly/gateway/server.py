@@ -71,8 +71,7 @@ class Connection(Lending, asyncio.Protocol):
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         transport.set_write_buffer_limits(high=self.site.settings.write_buffer_bytes_max)
         self.deadline = time.monotonic() + self.site.settings.header_timeout_seconds
-        refusal = self.site.join(self)
-        if refusal is not None:
+        if (refusal := self.site.join(self)) is not None:
             transport.write(bare_answer(refusal, self.site.date))
             self._linger() if self.site.turn_away(self) else self._close()
 
@@ -84,8 +83,10 @@ class Connection(Lending, asyncio.Protocol):
                 request.answered = True
                 if request.sink is not None:
                     request.sink.left()
+                request.sink = None
         self._queue.clear()
         self._current = self._request = None
+        del self._parser  # it holds this connection
 
     def data_received(self, data: bytes) -> None:
         if self.closing or self._deaf:
@@ -237,19 +238,18 @@ class Connection(Lending, asyncio.Protocol):
         self._held -= sum(map(len, held))
         if request.refusal is None:
             try:
-                request.sink = self.site.dispatcher.open(request)
+                sink = request.sink = self.site.dispatcher.open(request)
             except Refusal as refusal:
                 request.refusal = refusal
         if request.refusal is not None:
             self._refuse(request, request.refusal)
             return
-        assert request.sink is not None
         for chunk in held:
-            request.sink.body(chunk)
+            sink.body(chunk)
         if request.expects and not request.complete and not request.answered:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if request.complete and not request.answered:
-            request.sink.complete()
+            sink.complete()
 
     def _next(self) -> None:
         """The current request is answered and read: take the next one that waits."""
@@ -280,6 +280,7 @@ class Connection(Lending, asyncio.Protocol):
 
     def answered(self, request: Request) -> None:
         """Called by Request.finish: exactly once for every request that got an answer."""
+        request.sink = None  # they hold each other: both end now, and not when the collector comes
         if self.closing:
             return
         if request.close:
