@@ -41,9 +41,9 @@ class Boot:
         self.memory_mb = int(given["memory_mb"])
         self.timeout_seconds = float(given["timeout_seconds"])
         self.concurrency = max(1, min(int(given.get("concurrency", 1)), SLOTS_MAX))
-        self.env = {str(name): str(value) for name, value in given.get("env", {}).items()}
-        self.secrets = tuple(str(name) for name in given.get("secrets", ()))
-        self.imports = tuple(str(name) for name in given["imports"]) if "imports" in given else None
+        self.env = {str(name): str(value) for name, value in given["env"].items()} if given.get("env") else {}
+        self.secrets = tuple(map(str, given.get("secrets", ())))
+        self.imports = tuple(map(str, given["imports"])) if "imports" in given else None
         self.log_group = f"/aws/lambda/{self.function}"
         self.log_stream = time.strftime("%Y/%m/%d", time.gmtime()) + f"/[{self.version}]{self.instance}"
 
@@ -96,7 +96,7 @@ def common_environment(boot: Boot, task_root: str, layer_root: str) -> dict[str,
 
 def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
     """sys.path: the function, what PYTHONPATH of its configuration names, its layer, the standard library. Nothing else."""
-    extra = [entry for entry in boot.env.get("PYTHONPATH", "").split(":") if entry]
+    extra = filter(None, boot.env.get("PYTHONPATH", "").split(":"))
     layer = [layer_root] if os.access(layer_root, os.F_OK) else []
     return [task_root, *extra, *layer, *STDLIB]
 
