@@ -2,8 +2,9 @@
 
 Every function that runs for the first time writes to its own code (CPython's adaptive interpreter), fills caches and touches
 lazily made state. Done once before forking, all instances share the result; done after, each pays for it with its own copy of
-those pages and with time on the cold path. Must change nothing that an instance could notice: no environment, no import path,
-no random state, no descriptor left open. Called by the node's zygote, once, before it freezes its heap.
+those pages and with time on the cold path. So it plays all of a start, down to what takes no time: code that has learnt writes less.
+Must leave nothing that an instance could notice: environment, import path and streams are put back, random state is not touched, no
+descriptor stays open. Called by the node's zygote, once, before it freezes its heap.
 """
 
 import os
