@@ -11,7 +11,7 @@ pytestmark = pytest.mark.root
 
 TRIVIAL = "import os\nimport time\n\n\ndef handler(event, context):\n    return {'greeting': 'Hello, Ada!', 'there': time.time()}\n"
 NEIGHBOURS = 6  # the first starts teach the zygote; and what two children share is neither's own
-BYTES_MAX = 1_850_000  # without what docs/performance.md names it is over two million
+BYTES_MAX = 1_950_000  # without what docs/performance.md names it is over two million
 
 
 def own_bytes(pid: int) -> int:
