@@ -8,7 +8,7 @@ import uvloop
 
 from dayfly.core.model.call import Call
 from dayfly.core.model.function import Catalog
-from dayfly.gateway.again import HEAD_BYTES_MAX
+from dayfly.gateway.again import HEAD_BYTES_MAX, MISSES_MAX
 from dayfly.gateway.exchange import Request
 from dayfly.gateway.reply import Reply
 from dayfly.testing.provider import TakenCall
@@ -67,6 +67,12 @@ def deaf(rig: Rig) -> None:
     """From now on nothing can be parsed on the connections that are here."""
     for connection in rig.site.connections:
         connection._parser = None
+
+
+def remembered(rig: Rig) -> bool:
+    """Whether the one connection that is here knows its last head."""
+    (connection,) = rig.site.connections
+    return connection._last_head.size > 0
 
 
 def seen(calls: list[TakenCall]) -> list[tuple[bytes, bytes]]:
@@ -164,9 +170,24 @@ NOT_KEPT_IN_MIND = {
 def test_what_leaves_the_parser_in_another_state_is_not_remembered(kind):
     async def scenario(rig, client):
         await client.ask(AGAIN)
-        assert [connection._known is not None for connection in rig.site.connections] == [True]
+        assert remembered(rig)
         await client.ask(NOT_KEPT_IN_MIND[kind])
-        assert not [connection for connection in rig.site.connections if connection._known is not None]
+        assert not remembered(rig)
+
+    run(scenario)
+
+
+def test_heads_that_always_differ_are_not_kept_any_more():
+    async def scenario(rig, client):
+        for number in range(MISSES_MAX):
+            await client.ask(get(b"/function/hello?%d" % number))
+            assert remembered(rig)
+            if number == MISSES_MAX // 2:  # one that came again: the count begins anew
+                await client.ask(get(b"/function/hello?%d" % number))
+        for number in range(MISSES_MAX):
+            await client.ask(get(b"/function/hello?more%d" % number))
+        assert not remembered(rig)
+        assert len(calls_of(rig)) == 2 * MISSES_MAX + 1
 
     run(scenario)
 

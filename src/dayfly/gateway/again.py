@@ -9,22 +9,25 @@ chunks, one that waits for 100 Continue. Never decides what a request means: tha
 from dayfly.gateway.exchange import Request, Wire
 
 HEAD_BYTES_MAX = 1024  # longer ones are parsed each time: one is kept for every connection
+MISSES_MAX = 8  # after so many heads in a row that were not the one before, this client's are not kept any more
 _HEAD_END = b"\r\n\r\n"
 
 
-class Known:
-    """A head, and the request that it came with. `size` is of the whole read."""
+class LastHead:
+    """The head of a connection's last read, and the request that it came with. `size` is of the whole read; 0: nothing is known."""
 
-    __slots__ = ("head", "request", "size")
+    __slots__ = ("_misses", "_request", "head", "size")
 
-    def __init__(self, head: bytes, size: int, request: Request) -> None:
-        self.head = head
-        self.size = size
-        self.request = request
+    def __init__(self) -> None:
+        self.head = b""
+        self.size = self._misses = 0
+        self._request: Request | None = None
 
     def again(self, connection: Wire, now: float, data: bytes) -> Request:
         """The request that `data` is, complete, its body held."""
-        seen, request = self.request, Request(connection, now)
+        seen, request = self._request, Request(connection, now)
+        assert seen is not None
+        self._misses = 0
         request.method = seen.method
         request.target = seen.target
         request.headers = seen.headers
@@ -41,12 +44,18 @@ class Known:
             request.held.append(body)
         return request
 
+    def forget(self) -> None:
+        """Something else came."""
+        if self.size:
+            self._misses += 1
+            self.size, self._request = 0, None
 
-def known_of(request: Request, data: bytes) -> Known | None:
-    """What to remember of a request that was parsed from `data`; None when there is more or less in it, or when it may not be."""
-    if request.close or request.coded or request.expects or request.refusal is not None or request.version != "1.1":
-        return None
-    head_bytes = data.find(_HEAD_END) + len(_HEAD_END)
-    if not len(_HEAD_END) <= head_bytes <= HEAD_BYTES_MAX or len(data) != head_bytes + max(0, request.length):
-        return None
-    return Known(data[:head_bytes], len(data), request)
+    def keep(self, request: Request, data: bytes) -> None:
+        """`request` was parsed from `data`. Nothing is kept when there is more or less in it, or when it may not be."""
+        if self._misses >= MISSES_MAX or request.close or request.coded or request.expects or request.refusal is not None:
+            return
+        head_bytes = data.find(_HEAD_END) + len(_HEAD_END)
+        if not len(_HEAD_END) <= head_bytes <= HEAD_BYTES_MAX or len(data) != head_bytes + max(0, request.length):
+            return
+        if request.version == "1.1":
+            self.head, self.size, self._request = data[:head_bytes], len(data), request

@@ -15,7 +15,7 @@ import httptools
 import structlog
 
 from dayfly.core.model.errors import Refusal
-from dayfly.gateway.again import Known, known_of
+from dayfly.gateway.again import LastHead
 from dayfly.gateway.exchange import Request, bare_answer, refusal_answer
 from dayfly.gateway.head import parse_refusal, read_head
 from dayfly.gateway.lent import Lending
@@ -38,7 +38,7 @@ class Connection(Lending, asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
     __slots__ = (
-        "_current", "_deaf", "_early", "_ended", "_framing", "_head_bytes", "_held", "_held_back", "_in_head", "_known", "_latest",
+        "_current", "_deaf", "_early", "_ended", "_framing", "_head_bytes", "_held", "_held_back", "_in_head", "_last_head", "_latest",
         "_now", "_parser", "_queue", "_reading", "_request", "_transport", "_turning", "_upgrading", "closing", "deadline", "peer",
         "site", "write_paused",
     )  # fmt: skip
@@ -50,7 +50,7 @@ class Connection(Lending, asyncio.Protocol):
         self.closing = self.write_paused = False
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made, before anything else
         self._parser = httptools.HttpRequestParser(self)
-        self._known: Known | None = None  # the head of the last read, when that was exactly one request
+        self._last_head = LastHead()
         self._latest: Request | None = None  # that became complete in this read
         self._request: Request | None = None  # being parsed
         self._upgrading: Request | None = None  # its head asks for an upgrade, its body is still to come
@@ -88,18 +88,18 @@ class Connection(Lending, asyncio.Protocol):
                 if request.sink is not None:
                     request.sink.left()
         self._queue.clear()
-        self._current = self._request = self._known = None
+        self._current = self._request = None
+        self._last_head.forget()
 
     def data_received(self, data: bytes) -> None:
         if self.closing or self._deaf:
             return
         self._now = time.monotonic()
-        known = self._known
-        if known is not None:
-            if len(data) == known.size and self._current is None and data.startswith(known.head):
-                self._repeated(known.again(self, self._now, data))
-                return
-            self._known = None
+        last = self._last_head
+        if len(data) == last.size and self._current is None and data.startswith(last.head):
+            self._repeated(last.again(self, self._now, data))
+            return
+        last.forget()
         at_rest = self._request is None and self._in_head and self._head_bytes == 0
         if self._in_head:
             if self._head_bytes == 0 and self._current is None:
@@ -127,7 +127,7 @@ class Connection(Lending, asyncio.Protocol):
             self._give_up(Refusal("bad_request", "The body has more framing (chunk sizes, extensions, trailers) than content."))
         latest, self._latest = self._latest, None
         if at_rest and latest is not None and self._request is None:
-            self._known = known_of(latest, data)
+            last.keep(latest, data)
 
     def _repeated(self, request: Request) -> None:
         """One that was not parsed: its head is that of the one before (gateway/again.py)."""
