@@ -17,7 +17,7 @@ def test_what_was_left_behind_ends_with_its_instance(arena: Arena, act: str, cou
     attacker, mark = hasty(arena), f"left-{act[:9]}"
     said = arena.unharmed(lambda: [attacker.act(act, count=count, mark=mark), attacker.act("word", word="after", seconds=0.25)])
     assert "left" in said[0] and said[1][0] == "after"
-    assert len(arena.marked(mark)) >= count, "the test sees what was left"
+    arena.platform.wait_for("the test sees what was left", lambda: len(arena.marked(mark)) >= count)
     assert "x-amz-function-error" in attacker.call("go").headers
     arena.platform.wait_for("they are gone", lambda: not arena.marked(mark))
     attacker.works()
@@ -26,7 +26,7 @@ def test_what_was_left_behind_ends_with_its_instance(arena: Arena, act: str, cou
 def test_what_was_left_behind_ends_when_its_function_is_deleted(arena: Arena) -> None:
     attacker = arena.attacker("lingering", name="deleted")
     attacker.act("grandchildren", count=6, mark="left-deleted")
-    assert len(arena.marked("left-deleted")) >= 6
+    arena.platform.wait_for("they call themselves so", lambda: len(arena.marked("left-deleted")) >= 6)
     assert arena.platform.request("DELETE", "/api/v1/functions/deleted").status == 200
     arena.platform.wait_for("they are gone", lambda: not arena.marked("left-deleted"))
 

@@ -161,6 +161,16 @@ def _opens(path: Path) -> bool:
     return True
 
 
+def test_what_works_for_functions_comes_after_what_carries_every_call(own: Platform) -> None:
+    """Where the processors are busy: the gateway before control, and both before the broker and an instance."""
+    own.put("nice", "import os\ndef handler(event, context):\n    return os.nice(0)\n")
+    mine = os.nice(0)
+    nice = {role: os.getpriority(os.PRIO_PROCESS, pid) - mine for role, pid in own.roles().items()}
+    assert nice["gateway"] == nice["node"] == 0
+    assert 0 < nice["control"] < nice["egress"]
+    assert own.invoke("nice").json() - mine == nice["egress"]
+
+
 def test_two_platforms_share_no_user(new_platform: Callable[..., Platform]) -> None:
     """Neither roles nor instances: who breaks one platform is nobody in the other."""
     one, other = new_platform(), new_platform()

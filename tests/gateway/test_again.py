@@ -1,16 +1,12 @@
 """A head that comes again is not parsed again, and nobody can tell: not the client, not the function, not whoever would smuggle."""
 
 import asyncio
-import gc
 
 import pytest
 import uvloop
 
-from dayfly.core.model.call import Call
 from dayfly.core.model.function import Catalog
 from dayfly.gateway.again import HEAD_BYTES_MAX, MISSES_MAX
-from dayfly.gateway.exchange import Request
-from dayfly.gateway.reply import Reply
 from dayfly.testing.provider import TakenCall
 from tests.gateway.rig import BEARER, Rig, function, gateway, packed
 from tests.http.answers import Answer, Broken, split
@@ -208,22 +204,5 @@ def test_a_defect_behind_a_repeated_head_is_answered_and_is_the_last():
         rig.site.dispatcher = None
         answer = (await client.ask(AGAIN))[0]
         assert answer.status == 500 and answer.headers["connection"] == "close"
-
-    run(scenario)
-
-
-def test_an_answered_call_is_gone_without_the_collector():
-    async def scenario(rig, client):
-        for _ in range(3):
-            await client.ask(AGAIN)
-        gc.collect()
-        gc.disable()
-        try:
-            before = [type(it) for it in gc.get_objects() if isinstance(it, Request | Reply | Call)]
-            for _ in range(5):
-                await client.ask(AGAIN)
-            assert [type(it) for it in gc.get_objects() if isinstance(it, Request | Reply | Call)] == before
-        finally:
-            gc.enable()
 
     run(scenario)

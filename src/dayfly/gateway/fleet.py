@@ -23,6 +23,7 @@ from dayfly.core.model.records import FunctionStatistics
 from dayfly.core.model.settings import Settings
 from dayfly.core.ports import Provider
 from dayfly.core.wire.node import Accepted, Exited
+from dayfly.gateway.apart import Apart
 from dayfly.gateway.channel import Channel, Frame
 from dayfly.gateway.deaths import death_text, error_of, init_error, init_timed_out, start_death
 from dayfly.gateway.entry import Entry, Provers, min_instances_of
@@ -61,6 +62,7 @@ class Fleet:
         self._leaving: list[Entry] = []
         self._channels: dict[str, Channel] = {}
         self._starts = Starts[Entry](settings.starts_in_flight_max, settings.starts_fresh_max or 2 * (os.cpu_count() or 1), Entry.cost)
+        self._apart = Apart()
         self._turn = Turn(self._loop, self._carry_out)
         self._keep_at = 0.0
         self._next_start: asyncio.Handle | None = None
@@ -78,8 +80,7 @@ class Fleet:
 
     def entry(self, function: Function, version: Version) -> Entry:
         """The version's entry, made at first call; a changed secret makes a new one and drains the old."""
-        found = self._entries.get(version.key)
-        if found is not None:
+        if (found := self._entries.get(version.key)) is not None:
             if found.serves(function, version):
                 return found
             self._drain(found)
@@ -147,8 +148,7 @@ class Fleet:
         now = time.monotonic()
         entry = self.entry(function, version)
         entry.proving_until = now + PROVING_SECONDS
-        ready = next((channel for channel in entry.channels.values() if channel.ready_at), None)
-        if ready is not None:
+        if (ready := next((channel for channel in entry.channels.values() if channel.ready_at), None)) is not None:
             prover(ready, {})
             return
         entry.provers.append(prover)
@@ -167,6 +167,7 @@ class Fleet:
             entry.check_deadlines(now)
             entry.pool.ticked(now)
             self._carry_out(entry)
+        self._apart.tick(self._entries.values(), now)
         self._check_starts(now)
         self._start_pending()
         for key, entry in list(self._entries.items()):
@@ -204,8 +205,7 @@ class Fleet:
         self._start_pending()
 
     def _do_kill(self, entry: Entry, effect: Kill) -> None:
-        channel = entry.channels.get(effect.instance)
-        if channel is not None:
+        if (channel := entry.channels.get(effect.instance)) is not None:
             channel.wanted = False
             self._provider.kill(channel.id)
 
@@ -247,7 +247,8 @@ class Fleet:
         self._seq += 1
         now = time.monotonic()
         channel = Channel(f"{self._prefix}-{self._seq:x}", self, entry, now)
-        if code := spawn(self._provider, entry, channel, parent=self.templates.parent(entry)):
+        apart = self._apart.asked(entry, self._starts.under_way, now)
+        if code := spawn(self._provider, entry, channel, parent=self.templates.parent(entry), apart=apart):
             entry.pool.failed(None, now, code)
             self._carry_out(entry)
             if code == "overloaded":
@@ -268,6 +269,7 @@ class Fleet:
             call = pool.finished(frame.seq, time.monotonic(), frame.exec_us * 1e-6)
             if call is not None:
                 (call.reply.result if kind == frames.RESULT else call.reply.end)(channel, frame)
+                call.reply = None  # they hold each other
             if pool.urgent or pool.unsettled:
                 self._turn.note(entry)
         elif kind == frames.LOG:
@@ -316,8 +318,7 @@ class Fleet:
             self._loop.call_later(EXIT_WAIT_SECONDS, self._gone, channel)
 
     def _on_accepted(self, message: Accepted) -> None:
-        channel = self._channels.get(message.instance)
-        if channel is not None:
+        if (channel := self._channels.get(message.instance)) is not None:
             channel.accepted = message
 
     def _on_exited(self, message: Exited) -> None:

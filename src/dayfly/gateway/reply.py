@@ -166,7 +166,6 @@ class Reply(Streamed):
         self.over = True
         self._answer(channel, frame)
         self._record(self.detail or "ok", channel, frame.exec_us, len(frame.body))
-        self.call = None  # it names this reply
 
     def wanted_by(self) -> float | None:
         """Until when the caller wants a call begun that found no free instance; None when it did not say."""

@@ -87,9 +87,11 @@ class Connection(Lending, asyncio.Protocol):
                 request.answered = True
                 if request.sink is not None:
                     request.sink.left()
+                request.sink = None
         self._queue.clear()
-        self._current = self._request = None
+        self._current = self._request = self._latest = None
         self._last_head.forget()
+        del self._parser  # it holds this connection
 
     def data_received(self, data: bytes) -> None:
         if self.closing or self._deaf:
@@ -254,14 +256,12 @@ class Connection(Lending, asyncio.Protocol):
         self._held -= sum(map(len, held))
         if request.refusal is None:
             try:
-                request.sink = self.site.dispatcher.open(request)
+                sink = request.sink = self.site.dispatcher.open(request)
             except Refusal as refusal:
                 request.refusal = refusal
         if request.refusal is not None:
             self._refuse(request, request.refusal)
             return
-        sink = request.sink
-        assert sink is not None
         for chunk in held:
             sink.body(chunk)
         if request.expects and not request.complete and not request.answered:
@@ -298,7 +298,7 @@ class Connection(Lending, asyncio.Protocol):
 
     def answered(self, request: Request) -> None:
         """Called by Request.finish: exactly once for every request that got an answer."""
-        request.sink = None  # request and reply name each other: unbound here, both are gone at once and not when the collector runs
+        request.sink = None  # they hold each other: both end now, and not when the collector comes
         if self.closing:
             return
         if request.close:

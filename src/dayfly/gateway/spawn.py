@@ -26,10 +26,11 @@ Role = Literal["instance", "template", "packages"]
 
 
 def spawn(
-    provider: Provider, entry: Entry, channel: Channel, *, role: Role = "instance", parent: str = "", imports: list[str] | None = None
-) -> str:
+    provider: Provider, entry: Entry, channel: Channel, *, role: Role = "instance", parent: str = "", imports: list[str] | None = None,
+    apart: bool = False,
+) -> str:  # fmt: skip
     """Ask `provider` for an instance (or a template; one of packages has `imports`) behind `channel`, if possible from the template
-    `parent`. Empty, or the code why it cannot be asked now (the channel is then closed)."""
+    `parent`, if `apart` where no calls are answered. Empty, or the code why it cannot be asked now (the channel is then closed)."""
     version = entry.version
     channel.head = f"x-dayfly-version: {version.number}\r\nx-dayfly-instance: {channel.id}\r\n".encode()
     channel.parent = parent
@@ -51,7 +52,7 @@ def spawn(
             secrets = sealed_memfd("dayfly-secrets", [pack_secrets(entry.secrets)])
             undo.callback(os.close, secrets)
             descriptors.append(secrets)
-        accepted = provider.start(_message(entry, channel.id, role, parent), descriptors)
+        accepted = provider.start(_message(entry, channel.id, role, parent, apart), descriptors)
     if not accepted:
         channel.close()
         return "start_failed"
@@ -59,7 +60,7 @@ def spawn(
     return ""
 
 
-def _message(entry: Entry, instance: str, role: Role, parent: str) -> Start:
+def _message(entry: Entry, instance: str, role: Role, parent: str, apart: bool) -> Start:
     version, config = entry.version, entry.version.config
     way, rules = way_of(config.egress)
     return Start(
@@ -76,6 +77,7 @@ def _message(entry: Entry, instance: str, role: Role, parent: str) -> Start:
         has_secrets=bool(entry.secrets),
         role=role,
         parent=parent,
+        apart=apart,
     )
 
 

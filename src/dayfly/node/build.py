@@ -26,7 +26,7 @@ from dayfly.node import leftovers
 from dayfly.node.log import log
 from dayfly.node.machine import Machine
 from dayfly.node.nursery import become_child, fork_first
-from dayfly.sandbox import cgroup, mounts, seccomp
+from dayfly.sandbox import cgroup, launch, mounts, seccomp
 from dayfly.sandbox import syscalls as sys_
 
 BUILDS_MAX = 4
@@ -203,6 +203,7 @@ class _Box:
         code = EXIT_SANDBOX
         try:
             become_child()
+            launch.use_processors(self.machine.processors)
             os.dup2(output, 1)
             os.dup2(output, 2)
             self._join_group()

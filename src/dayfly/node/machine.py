@@ -60,6 +60,7 @@ class Machine:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         self.settings = settings
         self.root = os.geteuid() == 0
+        self.processors = frozenset(os.sched_getaffinity(0))
         self.berth = Berth.take(layout)
         first, count = self.berth.share(*privileges.instance_uids(layout.data))
         found = features.probe(first, userns=True)
@@ -147,6 +148,7 @@ class Machine:
             "resolv_conf": network.RESOLV_CONF,
             "readable": readable,
             "proxy": self.networks.proxy_environment(),
+            "processors": sorted(self.processors),
         }
 
     def refill(self) -> bool:

@@ -22,6 +22,7 @@ from dayfly.core.model.layout import Layout
 from dayfly.core.model.settings import Settings
 from dayfly.core.wire import node as wire
 from dayfly.node import leftovers
+from dayfly.node.apart import Apart
 from dayfly.node.berth import Berth
 from dayfly.node.build import Build, Builder
 from dayfly.node.client import Client, descriptors_in
@@ -53,6 +54,7 @@ class Node:
         self.poll = epoll()
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.instances = Instances(self.machine, layout, self._watch_zygote, self._watch)
+        self.apart = Apart(self.machine.processors, lambda: [*self.instances.tree.pids(), *self.instances.templates.pids()])
         self.builder = Builder(self.machine, layout, self.users["control"].uid if self.started_as_root else 0)
         self.clients: set[Client] = set()
         self.ending = self.relieved = False
@@ -88,7 +90,7 @@ class Node:
         wait = max(0.0, self._quiet_at() - now) if self.work_left else IDLE_SECONDS
         if self.late:
             wait = min(wait, max(0.0, self.late_at - now))
-        return min(wait, self.builder.patience(now))
+        return min(wait, self.builder.patience(now), self.apart.patience_seconds(now))
 
     def _look_after(self) -> None:
         """Deadlines, and one piece of work that can wait."""
@@ -97,6 +99,7 @@ class Node:
             for client in list(self.late):
                 self._flush(client)
         self.builder.check_deadlines(now)
+        self.apart.check(now)
         if now < self._quiet_at():
             return
         try:
@@ -257,8 +260,10 @@ class Node:
             self._tell(client, wire.Built(message.layer, ok=False, detail=f"{len(descriptors)} descriptors came with the build"))
 
     def _start(self, client: Client, start: wire.Start, descriptors: list[int]) -> None:
-        self.last_start = time.monotonic()
+        self.last_start = now = time.monotonic()
         self.work_left = True
+        if start.apart:
+            self.apart.keep_off(now)
         known = start.instance in client.instances
 
         def tell(message: wire.Accepted | wire.Exited) -> None:

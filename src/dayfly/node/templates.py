@@ -84,6 +84,10 @@ class Templates:
             self._template_speaks(found)  # what it has told its gateway, it told us before
         return found if found is not None and found.stands and not found.retired else None
 
+    def pids(self) -> list[int]:
+        """Of those that fork when they are asked. (Who runs its init still runs user code.)"""
+        return [self._listener.pid_of(name) for name, template in self._by_id.items() if template.stands and not template.retired]
+
     def gone(self, name: str) -> None:
         """A template has ended; its children, in namespaces below its own, end with it."""
         template = self._by_id.pop(name, None)

@@ -33,6 +33,10 @@ class Tree:
     def __iter__(self) -> Iterator[Zygote]:
         return iter(list(self._all.values()))
 
+    def pids(self) -> list[int]:
+        """Of all of them."""
+        return [zygote.pid for zygote in self]
+
     @property
     def spares(self) -> list[Zygote]:
         """Those that belong to no namespace yet."""

@@ -108,6 +108,7 @@ class Zygote:
         if self.config["capabilities"]:
             self.sys.drop_bounding_set()
         self.kit = self.launch.Kit(self.config)
+        self.agent.processors = self.kit.processors
         for name in ("root", "null"):
             setattr(self.kit, name, high(getattr(self.kit, name)))
         # What a child would do for the first time is done here: its pages are then shared, and its start is shorter.
@@ -305,6 +306,7 @@ def main() -> None:
     launch.offer_to_oom_killer()
     launch.take_short_turns()
     launch.stand_behind()
+    launch.use_processors(config["processors"])
     zygote.prepare()
     zygote.serve()
     zygote.end()

@@ -37,6 +37,7 @@ EXIT_INIT_FAILED = 1
 
 RECORD_US = 5_000  # an init that took less processor time is not worth anything (core/decide/snapshot.py: WORTH_US)
 GIVEN = 4  # requests, answers, progress, output
+processors: list[int] = []  # all that this machine's instances may use; the zygote fills it
 
 # What a zygote calls: it rehearses once, the others are for its children.
 __all__ = ["rehearse", "rehearse_import", "serve", "serve_template", "wait_and_serve"]
@@ -109,6 +110,7 @@ def serve(
     try:
         enter(boot, task_root, layer_root)
         logs.watch(answers, scope)
+        use_all_processors()
         function = handler.load(boot.handler, task_root)
     except BaseException as error:
         _fail(answers, outputs, error)
@@ -132,6 +134,7 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
     os.register_at_fork(after_in_child=forget)
     began = _now()
     try:
+        use_all_processors()
         function = _prepare(boot, answers, scope)
         template.run_hooks("before_snapshot")
         for output in outputs:
@@ -187,6 +190,7 @@ def _serve_copy(
             enter_from_packages(boot, TASK_ROOT, LAYER_ROOT)
         else:
             enter_again(boot)
+        use_all_processors()
         template.run_hooks("after_restore")
         if function is None:
             function = handler.load(boot.handler, TASK_ROOT)
@@ -195,6 +199,14 @@ def _serve_copy(
     instance = Instance(boot, answers, slots, scope, outputs)
     instance.after_first_call = touched.report if touched.is_learning else None
     _run(instance, inbox, function, began, origin)
+
+
+def use_all_processors() -> None:
+    """The last thing before user code: who forked this process may have been kept to some of them (node/apart.py)."""
+    try:
+        os.sched_setaffinity(0, processors)
+    except OSError:  # none of them is this group's: it stays where it is
+        return
 
 
 def _mapped(progress_fd: int) -> memoryview:

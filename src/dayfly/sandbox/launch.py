@@ -19,6 +19,7 @@ from dayfly.sandbox.program import FIRST_DESCRIPTOR, Ground, Program, limited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import NoReturn
 
 __all__ = ["FIRST_DESCRIPTOR"]
@@ -56,6 +57,8 @@ class Kit(Ground):
             sys_.join_new_session_keyring()
         self.readable = config.get("readable", [])  # for Landlock where there is no private root
         self.proxy = config.get("proxy", {})
+        given = config.get("processors")
+        self.processors: list[int] = given if isinstance(given, list) else []
         for inet in ("inet", "unix"):
             for sessions in ("sessions", "group"):
                 with suppress(OSError):  # an architecture without a list
@@ -201,6 +204,7 @@ class Child:
                 os.close(descriptor)
 
     def do_program(self) -> "NoReturn":
+        use_processors(self.kit.processors)
         run_program(self.folders[0] if self.folders else "/var/task")
 
     # Identity
@@ -333,9 +337,15 @@ def take_short_turns() -> None:
         sys_.set_slice(SLICE_NANOSECONDS)
 
 
+def use_processors(processors: "Collection[int]") -> None:
+    """From now on these: who forked this process may have been kept to fewer of them (node/apart.py)."""
+    with suppress(OSError):  # none of them is this group's: it stays where it is
+        os.sched_setaffinity(0, processors)
+
+
 def stand_behind() -> None:
-    """For zygotes, and inherited by all instances: starts and functions come after the gateway, which carries everybody's calls. Between
-    instances nothing changes, and an idle processor does not ask."""
+    """For the egress broker and for zygotes, inherited by all instances: starts, functions and their connections come after the gateway,
+    which carries everybody's calls. Between instances nothing changes, and an idle processor does not ask."""
     with suppress(OSError):
         os.nice(NICE)
 

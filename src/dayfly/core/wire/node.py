@@ -46,6 +46,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", forbid_unknown_fields=True
     # given away; its init is to import modules of the layer.
     role: Literal["instance", "template", "packages"] = "instance"
     parent: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{0,40}\Z")] = ""  # the template to come from; if it is gone, like without
+    apart: bool = False  # calls of others need processors: keep to those of starts (core/decide/apart.py)
 
     def __post_init__(self) -> None:
         is_packages = self.role == "packages"
