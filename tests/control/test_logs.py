@@ -1,7 +1,10 @@
 """control/logs.py before a store that is away: what was said waits, in order and within its bound, and is written when it is back."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
+
+import pytest
 
 from dayfly.control import logs as under_test
 from dayfly.control.logs import BATCH_MAX, QUEUE_RECORDS_MAX, Logs
@@ -74,6 +77,34 @@ def test_what_is_said_while_a_server_is_away_is_written_afterwards_and_once(monk
         assert [record.text for record in store.kept] == [str(number) for number in range(BATCH_MAX + 11)] and logs.dropped == 0
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        logs.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("trouble", [None, Unreachable("away")])
+def test_an_end_in_the_middle_of_a_write_loses_nothing_and_writes_nothing_twice(trouble: Exception | None) -> None:
+    async def story() -> None:
+        store, go_on = Away(), threading.Event()
+        logs = Logs(store, 1 << 30)
+        append = store.append
+
+        def slow(records: Sequence[LogRecord]) -> None:
+            store.trouble = None if go_on.is_set() else trouble
+            store._loop.call_soon_threadsafe(store.asked.set)
+            assert go_on.wait(10)
+            append(records)
+
+        store.append = slow
+        running = asyncio.create_task(logs.run())
+        logs.add([said(number) for number in range(BATCH_MAX + 10)])
+        await tried(store)
+        running.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(running, return_exceptions=True)
+        await logs.drain()
+        assert [record.text for record in store.kept] == [str(number) for number in range(BATCH_MAX + 10)] and logs.dropped == 0
         logs.close()
 
     asyncio.run(story())

@@ -142,13 +142,13 @@ def test_a_client_that_has_closed_its_sending_side_leaves_the_queue_after_a_mome
         gate = Gate()
         async with gateway(Behaviour(gate), half_closed_seconds=0.02) as rig:
             rig.serve(function(max_instances=1))
-            first, writer = await connect(rig)
-            writer.write(PROBE)
+            first, prober = await connect(rig)
+            prober.write(PROBE)
             await until(lambda: gate.calls)
-            waiting, writer = await connect(rig)
-            writer.write(GET)
+            waiting, leaver = await connect(rig)
+            leaver.write(GET)
             await until(lambda: rig.fleet.busy == 2)
-            writer.write_eof()
+            leaver.write_eof()
             assert await rest(waiting) == []
             await until(lambda: rig.fleet.busy == 1)
             gate.open.set()

@@ -80,7 +80,8 @@ class Peer:
             while not self.outbox.empty():
                 messages.append(self.outbox.get_nowait())
             try:
-                self._writer.writelines([link.encode(message) for message in messages])
+                # Joined: asyncio's writelines forgets to hold back who writes too much (CVE-2024-12254, Python 3.12.0 to 3.13.1).
+                self._writer.write(b"".join([link.encode(message) for message in messages]))
             except ValueError as error:
                 log.error("link_message_too_large", detail=str(error))
                 self.drop()

@@ -67,13 +67,17 @@ class Logs:
         Unreachable raised; otherwise it is lost."""
         while self._queue:
             batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
+            writing = asyncio.ensure_future(self._worker.call(self._store.append, [_bounded(record) for record in batch]))
             try:
-                await self._worker.call(self._store.append, [_bounded(record) for record in batch])
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:  # its thread goes on, and what becomes of the batch is to be known
+                await asyncio.wait((writing,))
+                if writing.exception() is not None:
+                    self._put_back(batch)
+                raise
             except Refusal as error:
                 if patient and isinstance(error, Unreachable):
-                    kept = batch[: max(0, QUEUE_RECORDS_MAX - len(self._queue))]
-                    self._queue = kept + self._queue
-                    self.dropped += len(batch) - len(kept)
+                    self._put_back(batch)
                     raise
                 self.dropped += len(batch)
                 log.error("logs_lost", count=len(batch), detail=error.detail)
@@ -82,6 +86,12 @@ class Logs:
             if self._unlooked_bytes * LOOKS > self._bytes_max:
                 await self._shrink()
         self._filled.clear()
+
+    def _put_back(self, batch: list[LogRecord]) -> None:
+        """To the front, as far as there is room for it."""
+        kept = batch[: max(0, QUEUE_RECORDS_MAX - len(self._queue))]
+        self._queue = kept + self._queue
+        self.dropped += len(batch) - len(kept)
 
     async def _shrink(self) -> None:
         """A flood fills the disk long before anybody looks at the records' age."""
