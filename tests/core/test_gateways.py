@@ -59,6 +59,7 @@ def test_guests_together_never_leave_the_home_without(max_instances, gateways):
         (FunctionConfig(), True, False),
         (FunctionConfig(limits=Limits(concurrency=5)), False, False),
         (FunctionConfig(websocket=True), False, False),
+        (FunctionConfig(websocket=True, handler="web:app"), False, True),
         (FunctionConfig(max_instances=2), False, True),
         (FunctionConfig(max_instances=1), False, False),
     ],

@@ -100,7 +100,6 @@ def test_windows_are_a_list_of_at_most_sixteen_tables(value: Any) -> None:
         ({"handler": "a:b:c"}, "module:application"),
         ({"handler": "a:b.c"}, "module:application"),
         ({"handler": ":b"}, "module:application"),
-        ({"handler": "a:b", "websocket": True}, "websocket = true"),
         ({"handler": "a." * 200 + "b"}, "module.function"),
         ({"runtime": "python2.7"}, "found: python3.11, python3.12"),
         ({"runtime": ["python3.11"]}, "not found"),

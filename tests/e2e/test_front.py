@@ -6,6 +6,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from websockets.sync.client import connect
 
 from dayfly.cli.failure import EXIT_PLATFORM, Failure
 from dayfly.cli.up import prepare
@@ -93,6 +95,34 @@ def test_a_function_is_called_over_https_and_http_2_and_knows_its_caller(fronted
     }
     assert curl(fronted, "--http1.1", "-o", os.devnull, "-w", "%{http_version} %{http_code}", url).stdout == b"1.1 200"
     assert json.loads(curl(fronted, f"{https(fronted)}/healthz").stdout) == {"status": "ok"}
+
+
+APPLICATION = """
+import json
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        raise NotImplementedError
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": json.dumps([scope["scheme"], scope["client"][0], scope["path"], scope["root_path"]])})
+    while (said := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": said["text"]})
+"""
+
+
+@needs_caddy
+def test_an_application_speaks_websocket_through_the_front_and_knows_its_client(fronted: Platform) -> None:
+    route = f'auth = "none"\nwebsocket = true\nhandler = "web:app"\n[[route]]\nhost = "{DOMAIN}"\npath = "/live/{{room}}"\n'
+    fronted.put("live", {"web.py": APPLICATION, "dayfly.toml": route})
+    port = urlsplit(https(fronted)).port
+    authority = fronted.data / "front/pki/authorities/local/root.crt"
+    fronted.wait_for("there is an authority", authority.exists)
+    trust = ssl.create_default_context(cafile=str(authority))
+    client = socket.create_connection(("127.0.0.1", port), 20, source_address=("127.0.0.2", 0))
+    with connect(f"wss://{DOMAIN}:{port}/live/one", sock=client, ssl=trust, open_timeout=20) as talk:
+        assert json.loads(talk.recv(timeout=20)) == ["wss", "127.0.0.2", "/live/one", ""]
+        talk.send("through TLS " + "x" * 500_000)
+        assert talk.recv(timeout=20) == "through TLS " + "x" * 500_000
 
 
 @needs_caddy

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from websockets.sync.client import connect
@@ -239,6 +240,30 @@ def test_sockets_live_at_home_and_are_found_by_any_gateway(pair: Platform) -> No
                     assert (answer.status, client.recv(timeout=20)) == (200, "news")
                 assert pair.request("GET", f"/api/v1/connections/{identity}").json()["source_ip"] == "127.0.0.1"
     assert {pair.request("GET", "/api/v1/connections/01nobody").status for _ in range(4)} == {404}
+
+
+APPLICATION = """
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        raise NotImplementedError
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (said := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": said["text"] * 2})
+"""
+
+
+@pytest.mark.timeout(120)
+def test_an_application_speaks_with_the_clients_of_both_gateways(pair: Platform) -> None:
+    host, port = pair.address
+    more = {"handler": "web:app", "auth": "none", "websocket": True, "concurrency": 20, "max_instances": 1}
+    for name in ("speaks-a", "speaks-b"):
+        pair.put(name, {"web.py": APPLICATION}, **more)
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connect(f"ws://{host}:{port}/function/{name}")) for _ in range(12)]
+            for number, client in enumerate(clients):
+                client.send(f"{number},")
+                assert client.recv(timeout=20) == f"{number},{number},"
 
 
 @pytest.mark.timeout(120)

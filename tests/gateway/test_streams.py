@@ -467,3 +467,15 @@ async def test_results_of_every_size_arrive_whole(size: int) -> None:
         rig.serve(function())
         answers = await asyncio.gather(*(rig.request("GET", "/function/hello") for _ in range(4)))
         assert [answer[2] == body for answer in answers] == [True] * 4
+
+
+@in_a_loop
+async def test_an_empty_chunked_body_gives_its_place_back() -> None:
+    async with gateway(Behaviour(count), uploads_max=1) as rig:
+        rig.serve(function(**APP))
+        for _ in range(3):
+            reader, writer = await connected(rig)
+            writer.write(head(None) + b"0\r\n\r\n")
+            assert await answer(reader) == (200, b"0")
+            writer.close()
+        assert rig.site.uploads == 0

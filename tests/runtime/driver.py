@@ -207,15 +207,16 @@ class Driver:
             os.close(memory)
         return self.seq
 
-    def send_streamed(self, meta: bytes, *, seconds: float = 30.0) -> tuple[int, socket.socket]:
-        """An HTTP call whose body is still on its way: its number, and where the body is to be written. Closing that without `end_body`
+    def send_streamed(self, meta: bytes, *, seconds: float = 30.0, kind: int = frames.HTTP) -> tuple[int, socket.socket]:
+        """A call whose body is still on its way: its number, and where the body is to be written. Closing that without `end_body`
         breaks it off, as gateway/upload.py has it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        theirs.send(b"!")
+        if kind == frames.HTTP:
+            theirs.send(b"!")
         self.seq += 1
         identifier = f"call-{self.seq}".encode()
         deadline = time.monotonic_ns() + int(seconds * 1e9)
-        head = frames.REQUEST.pack(frames.HTTP, frames.BODY_IN_STREAM, len(identifier), len(meta), self.seq, deadline)
+        head = frames.REQUEST.pack(kind, frames.BODY_IN_STREAM, len(identifier), len(meta), self.seq, deadline)
         with theirs:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [theirs.fileno()]))]
             self.requests.sendmsg([head, identifier, meta], rights)

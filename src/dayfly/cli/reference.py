@@ -38,7 +38,7 @@ FUNCTION_ABOUT = {
     "async": "How asynchronous calls are tried again, and who is told how they ended: a table; see [async.md](async.md#policies).",
     "egress": "Network of the function: `none`, `internet`, `all` (private networks, too, if `egress_max` lets it), or a list of hosts.",
     "route": "Addresses beside /function/NAME, by host, path and methods; see [functions.md](functions.md#routes).",
-    "websocket": "May be upgraded to a WebSocket, whose messages are calls; see [functions.md](functions.md#websockets).",
+    "websocket": "May be upgraded to a WebSocket: events for a handler, a scope for ASGI; see [functions.md](functions.md#websockets).",
     "cors": "Which pages of other origins may call it from a browser; the gateway answers for it; see [functions.md](functions.md#cors).",
     "snapshot": "auto: instances may be forked from a template that has run init (docs/functions.md, Snapshots); off: each runs it.",
     "scale": "By what instances are counted, if not by demand: a table; see [scaling.md](scaling.md#a-target-instead-of-demand).",

@@ -280,12 +280,12 @@ class Channel:
         self._events.on_end(self, "lost")
 
     def _complete(self) -> bool:
-        """Whether the buffer holds at least its first frame whole, so that a large one is not parsed over and over."""
+        """Whether the buffer holds at least its first frame whole (a large one is not parsed over and over), or one that may not be."""
         if len(self._rest) < _ANSWER_HEADER:
             return False
         _, _, _, meta_size, body_size, _, _ = _unpack_answer(self._rest)
-        needed: int = _ANSWER_HEADER + min(meta_size + body_size, frames.META_BYTES_MAX + frames.RESULT_BYTES_MAX)
-        return len(self._rest) >= needed
+        may_be = meta_size <= frames.META_BYTES_MAX and body_size <= frames.RESULT_BYTES_MAX
+        return not may_be or len(self._rest) >= _ANSWER_HEADER + meta_size + body_size
 
     def _parse(self, data: bytes) -> int:
         """Report every whole frame in `data`; returns how many bytes were used."""

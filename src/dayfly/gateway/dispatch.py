@@ -27,6 +27,7 @@ from dayfly.core.model.settings import Settings
 from dayfly.core.wire.durable import prefers_async
 from dayfly.gateway.asynchronous import AsyncReply, Door, Manner
 from dayfly.gateway.catalog import CatalogMirror
+from dayfly.gateway.conversation import Socket, SocketReply, Sockets
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import ALLOWED, Request, Sink
 from dayfly.gateway.fleet import Fleet
@@ -35,8 +36,9 @@ from dayfly.gateway.ledger import Ledger
 from dayfly.gateway.limited import LIMITED
 from dayfly.gateway.management import Management
 from dayfly.gateway.reply import EventReply, InvokeReply, Reply
+from dayfly.gateway.session import SessionReply
 from dayfly.gateway.upload import StreamReply
-from dayfly.gateway.websocket import Socket, SocketReply, Sockets, is_upgrade
+from dayfly.gateway.websocket import NO_HANDSHAKE, SWITCHING_PROTOCOLS, handshake, is_upgrade
 from dayfly.runtime.frames import ROOT_LINE, ROUTE_LINE
 
 REMEMBERED_TARGETS_MAX = 4096
@@ -142,8 +144,25 @@ class Dispatch:
         reply.meta = self._head(request, target, private=config.auth == "token")
         if reply.entry.is_application:
             reply.meta += b"\n%b%b" % (ROOT_LINE, request.target.partition(b"?")[0].removesuffix(target.path.encode()))
-        if config.websocket and is_upgrade(request):  # each of its messages is admitted anew: tokens are revoked, versions change
+        if config.websocket and is_upgrade(request):
+            if reply.entry.is_application:
+                return self._open_session(request, way, reply)
+            # each of its messages is admitted anew: tokens are revoked, versions change
             return Socket(request, target.namespace, reply.meta, lambda letter: self._admitted(letter, SocketReply, way), self.sockets)
+        return reply
+
+    def _open_session(self, request: Request, way: Way, asked: "Reply | AsyncReply") -> "Reply | AsyncReply | _Known":
+        """A WebSocket for an ASGI application is one call. `asked`: what this would be without the upgrade."""
+        if request.coded or request.length > 0:
+            return asked  # a handshake has no body: one that has is not understood (RFC 9110 §7.8)
+        reply = self._admitted(request, SessionReply, way)
+        assert isinstance(reply, SessionReply)
+        protocol, response = handshake(request, reply.bytes_max)
+        if response.status_code != SWITCHING_PROTOCOLS:
+            reply.left()
+            return _Known(request, response.status_code, NO_HANDSHAKE, bytes(response.body or b""))
+        reply.meta = asked.meta
+        reply.expect(protocol, response, lambda: self._entry(request, SessionReply, way))
         return reply
 
     def _manage(self, request: Request, connection: str) -> Sink:

@@ -8,13 +8,14 @@ from dayfly.core.model.call import ANSWERED
 from dayfly.core.model.errors import Refusal
 from dayfly.core.model.records import Answered
 from dayfly.gateway.channel import Channel, Frame
+from dayfly.gateway.conversation import SocketReply
 from dayfly.gateway.entry import Entry
 from dayfly.gateway.exchange import Request
 from dayfly.gateway.fleet import Fleet
 from dayfly.gateway.limits import Gate
 from dayfly.gateway.reply import REJECTED, EventReply, InvokeReply, Reply
+from dayfly.gateway.session import SessionReply
 from dayfly.gateway.upload import StreamReply
-from dayfly.gateway.websocket import SocketReply
 
 EARLY_BYTES = 16 * 1024  # a longer body is not taken to its end when the call would be refused anyway
 
@@ -114,6 +115,10 @@ class LimitedSocketReply(_Limited, SocketReply):
     __slots__ = ()
 
 
+class LimitedSessionReply(_Limited, SessionReply):
+    """A WebSocket of an application behind a gate: one call for as long as it is open."""
+
+
 class LimitedStreamReply(_Limited, StreamReply):
     """A call whose body is passed on, behind a gate: it enters with its head."""
 
@@ -141,5 +146,6 @@ LIMITED: dict[type[Reply], type[Reply]] = {
     EventReply: LimitedEventReply,
     InvokeReply: LimitedInvokeReply,
     SocketReply: LimitedSocketReply,
+    SessionReply: LimitedSessionReply,
     StreamReply: LimitedStreamReply,
 }

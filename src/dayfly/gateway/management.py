@@ -8,8 +8,8 @@ import time
 import msgspec
 
 from dayfly.core.model.errors import Refusal
+from dayfly.gateway.conversation import Socket
 from dayfly.gateway.exchange import Request, refusal_answer
-from dayfly.gateway.websocket import Socket
 
 
 class Management:

@@ -162,6 +162,7 @@ class StreamReply(EventReply):
         try:
             return super()._record(outcome, channel, exec_us, bytes_out)
         finally:
+            self._release_body()  # also of an empty body, of which there is nothing to give back otherwise
             self.body_size = BESIDE
 
     def _release_body(self) -> None:

@@ -2,7 +2,7 @@
 
 Bodies come as messages while the client sends them, answers leave as the application says them. Its event loop is made before READY,
 because lifespan.startup is init: what fails there is an instance that could not start. Background work behind an answer goes on until the
-call's deadline. WebSockets are not offered (a function's are events, contracts/socket.py). Used by agent.py and concurrent.py.
+call's deadline. A WebSocket is a scope of its own (asgi_websocket.py). Used by agent.py and concurrent.py.
 """
 
 import sys
@@ -13,7 +13,7 @@ from dayfly.runtime.body import BROKEN, READ_BYTES, open_stream
 from dayfly.runtime.contracts.http import bad_answer
 from dayfly.runtime.contracts.web import Asked, head_of, stream_head, unquoted
 from dayfly.runtime.failure import Fault
-from dayfly.runtime.frames import ANSWER, RESULT, RESULT_BYTES_MAX
+from dayfly.runtime.frames import ANSWER, HTTP, RESULT, RESULT_BYTES_MAX
 from dayfly.runtime.inbox import Call
 from dayfly.runtime.stream import Stream
 
@@ -90,6 +90,9 @@ class Application:
 class Exchange:
     """One request and its answer: `receive` and `send` of the application."""
 
+    kind = HTTP
+    left_seconds = LEFT_SECONDS
+
     def __init__(self, instance: "Instance", sender: "Sender", call: Call, loop: "AbstractEventLoop") -> None:
         self._instance = instance
         self._sender = sender
@@ -107,8 +110,8 @@ class Exchange:
         self._timer: TimerHandle | None = None
 
     def scope(self, application: Application, context: object) -> "Message":
-        """What is asked. Raises Fault for a call that is no HTTP request."""
-        asked = Asked(self._call)
+        """What is asked. Raises Fault for a call of another kind."""
+        asked = Asked(self._call, self.kind)
         raw = asked.root + asked.path
         return {
             "type": "http",
@@ -164,7 +167,7 @@ class Exchange:
         if not self._gone.done():
             self._gone.set_result(None)
             if self.task is not None and not self.answered:
-                self._timer = self._loop.call_later(LEFT_SECONDS, self.task.cancel)
+                self._timer = self._loop.call_later(self.left_seconds, self.task.cancel)
 
     # ---- the answer ----------------------------------------------------------------------------------------------------------------
 
@@ -188,7 +191,7 @@ class Exchange:
         status, block, length = self._head
         stream = self._stream
         if not stream.begun and not more and len(body) <= RESULT_BYTES_MAX:
-            await self._end(lambda: _result(self._call, status, block, body), body)
+            await self._end(lambda: result_of(self._call, status, block, body), body)
             return
         if not stream.begun:
             await self._sender.put(stream.head(status, stream_head(block, length)))
@@ -230,7 +233,7 @@ class Exchange:
         await self._sender.put(last)
 
 
-def _result(call: Call, status: int, block: bytes, body: bytes) -> bytes:
+def result_of(call: Call, status: int, block: bytes, body: bytes) -> bytes:
     """A RESULT frame's beginning, for a body that is sent behind it."""
     elapsed = (monotonic_ns() - call.began) // 1000
     return ANSWER.pack(RESULT, 0, status, len(block), len(body), elapsed & 0xFFFFFFFF, call.seq) + block

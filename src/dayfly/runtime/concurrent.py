@@ -13,7 +13,8 @@ from time import monotonic_ns
 from types import GeneratorType
 
 from dayfly.runtime.asgi import Application, Exchange
-from dayfly.runtime.frames import ANSWER, RESULT
+from dayfly.runtime.asgi_websocket import WebSocket
+from dayfly.runtime.frames import ANSWER, RESULT, WEBSOCKET
 from dayfly.runtime.inbox import Call, Inbox, Leave
 from dayfly.runtime.instance import EXIT_INTERRUPTED, Instance
 from dayfly.runtime.stream import Stream
@@ -189,8 +190,8 @@ class _Server:
                 raise CallerLeft("The caller has left.") from None
 
     async def _apply(self, application: Application, call: Call) -> None:
-        """A request to a web application."""
-        exchange = Exchange(self._instance, self, call, self._loop)
+        """A request to a web application, or a WebSocket."""
+        exchange = (WebSocket if call.kind == WEBSOCKET else Exchange)(self._instance, self, call, self._loop)
         exchange.task = self._task_of(call)
         self._streams[call.seq] = exchange.left
         failure = None

@@ -45,6 +45,12 @@ SOCKET = 4  # an event of a WebSocket. meta: the head lines of the request that 
 #   event (CONNECT, MESSAGE, DISCONNECT), form (text, binary or -), connection id, when it was opened (ms since 1970), number of the event,
 #   and for DISCONNECT code and reason; blanks between them. body: the message.
 SOCKET_LINE = b":socket: "
+WEBSOCKET = 5  # a WebSocket for an ASGI application. meta: as HTTP's. HEAD with status 101 accepts it, and its block may choose a
+#   subprotocol; any other answer denies it. From then to END messages go both ways through the SOCK_STREAM beside it (BODY_IN_STREAM).
+MESSAGE = Struct("<BI")  # one of them: kind, length; then so many bytes
+TEXT, BINARY = 1, 2
+CLOSE = 3  # body: CLOSE_CODE and the reason (UTF-8). From the gateway: it is over. From the instance: close it
+CLOSE_CODE = Struct("<H")
 
 # One answer frame: kind, flags, status, length of meta, length of body, execution time in microseconds, sequence number.
 ANSWER = Struct("<BBHIIIQ")

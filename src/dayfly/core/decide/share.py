@@ -31,8 +31,9 @@ def guest_max(max_instances: int, gateways: int) -> int:
 
 
 def may_be_guest(config: FunctionConfig, gateways: int, *, together: bool) -> bool:
-    """Whether other gateways than its home may serve a version. Not where something is counted, nor where sockets are held."""
-    return not (together or config.limits.any or config.websocket) and guest_max(config.max_instances, gateways) > 0
+    """Whether other gateways than its home may serve a version. Not where something is counted, nor where sockets have ids."""
+    holds_sockets = config.websocket and not config.is_application
+    return not (together or config.limits.any or holds_sockets) and guest_max(config.max_instances, gateways) > 0
 
 
 def is_busy(was_guest: bool, calls_per_second: float) -> bool:

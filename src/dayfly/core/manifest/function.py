@@ -218,8 +218,6 @@ def _check_runtime(runtime: object, around: Surroundings, problems: list[str]) -
 
 def _check_together(values: dict[str, object], problems: list[str]) -> None:
     config = msgspec.convert(values, FunctionConfig)
-    if config.is_application and config.websocket:
-        problems.append("websocket = true: a function's WebSockets are events, which a web application (handler with ':') does not take.")
     if config.min_instances > config.max_instances:
         problems.append(f"min_instances = {config.min_instances}: must not be above max_instances = {config.max_instances}.")
     for window in config.provisioned:

@@ -74,7 +74,7 @@ class FunctionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     egress: Egress | tuple[str, ...] = "none"  # or a list of hosts (core/model/egress.py)
     auth: Auth = "token"
     route: tuple[Route, ...] = ()
-    websocket: bool = False  # whether /function/NAME may be upgraded to one; its messages are calls
+    websocket: bool = False  # whether /function/NAME may be upgraded to one
     cors: Cors | None = None  # None: the function speaks CORS itself, or not at all
     snapshot: Snapshot = "auto"  # whether instances may be forked from a template that has run init
     scale: Scale = BY_DEMAND  # how many instances there are, between min_instances and max_instances

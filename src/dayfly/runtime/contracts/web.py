@@ -9,7 +9,7 @@ from binascii import unhexlify
 from dayfly.runtime.contracts.headers import pairs_block
 from dayfly.runtime.contracts.http import bad_answer, port_of
 from dayfly.runtime.failure import Fault
-from dayfly.runtime.frames import HTTP, META_BYTES_MAX, ROOT_LINE, ROUTE_LINE
+from dayfly.runtime.frames import HTTP, META_BYTES_MAX, ROOT_LINE, ROUTE_LINE, WEBSOCKET
 from dayfly.runtime.inbox import Call
 
 TYPE_CHECKING = False
@@ -24,9 +24,10 @@ class Asked:
 
     __slots__ = ("headers", "host", "method", "path", "peer", "port", "query", "root", "scheme")
 
-    def __init__(self, call: Call) -> None:
-        if call.kind != HTTP:
-            raise Fault("Runtime.InvalidRequest", "This function is a web application: it takes HTTP requests and no events.")
+    def __init__(self, call: Call, kind: int = HTTP) -> None:
+        if call.kind != kind:
+            takes = "HTTP requests and no WebSockets, which are for ASGI" if call.kind == WEBSOCKET else "HTTP requests and no events"
+            raise Fault("Runtime.InvalidRequest", f"This function is a web application: it takes {takes}.")
         method, self.path, self.query, peer, scheme, *lines = call.meta.split(b"\n")
         self.method, self.peer, self.scheme = method.decode("latin-1"), peer.decode("latin-1"), scheme.decode("latin-1")
         self.root = b""
