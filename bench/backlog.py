@@ -25,7 +25,7 @@ from dayfly.store.queue_sqlite import SqliteQueue
 from tests.e2e.harness import Platform
 
 START_SECONDS = 4.0  # from the last put to the first steady call, at most
-PUT_SECONDS = 50e-6  # one call, at most
+PUT_SECONDS = 25e-6  # one call, at most
 RATE = 500.0  # synchronous calls a second, half of them to each function
 RUNS = 3
 SEED = 5
@@ -46,7 +46,7 @@ MB = 1024 * 1024
 
 def interference(quick: bool) -> Outcome:
     """p99 of synchronous calls beside a backlog ÷ p99 without."""
-    many, calm, loud = (BATCH_MAX * 4, 1.5, 2.0) if quick else (BATCH_MAX * 20, 8.0, 8.0)
+    many, calm, loud = (BATCH_MAX * 8, 1.5, 2.0) if quick else (BATCH_MAX * 40, 8.0, 8.0)
     notes: dict[str, str] = {}
     pairs = [_beside(number, (many, calm, loud), notes) for number in range(RUNS)]
     series = [Series(name, [pair[at] for pair in pairs]) for at, name in enumerate((OTHERS, ITS_OWN))]

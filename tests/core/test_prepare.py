@@ -7,7 +7,7 @@ from dayfly.core.decide import snapshot
 from dayfly.core.decide.ancestor import FORKS_MAX, IDLE_SECONDS, RENEW_SECONDS, ZYGOTES_MAX, Age, idle_ones, is_due
 from dayfly.core.decide.prepare import COMING_MAX, KINDS_MAX, QUIET_SECONDS, Stock
 from dayfly.core.model.function import FunctionConfig, Version
-from dayfly.runtime import agent
+from dayfly.runtime import ready
 
 
 def test_what_was_asked_for_stands_ready_and_the_emptiest_kind_comes_first():
@@ -161,4 +161,4 @@ def test_some_versions_start_from_no_packages():
 
 def test_the_runtime_records_imports_from_the_cost_on_that_is_worth_a_template():
     """It travels alone and cannot ask: the figure stands there, too."""
-    assert agent.RECORD_US == snapshot.WORTH_US
+    assert ready.RECORD_US == snapshot.WORTH_US

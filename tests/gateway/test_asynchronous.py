@@ -267,6 +267,30 @@ def test_leases_take_their_share_and_no_more_and_wait_for_synchronous_calls() ->
     run(test())
 
 
+def test_beside_synchronous_calls_leases_begin_in_turns_and_every_function_has_its_own() -> None:
+    """A rate so slow that none but the first begins, until the synchronous call is long ago."""
+
+    async def test() -> None:
+        async with gateway(Behaviour(), async_beside_per_second=0.001) as rig:
+            rig.serve(function("f"), function("g"), function("quiet"))
+            rig.is_linked = True
+            assert (await rig.request("GET", "/function/quiet"))[0] == 200
+            rig.runner.take(Run([lease(f"c{number}") for number in range(5)] + [lease("g1", function="g")]))
+            await until(lambda: len(outcomes(rig)) == 1)
+            assert rig.runner._turn is not None
+            waiting = {key[1]: len(line.waiting) for key, line in rig.runner._lines.items()}
+            assert waiting == {"f": 4, "g": 1}
+            for count in (2, 3):
+                rig.runner._beside._full_at = 0.0  # as if so much time had passed
+                await until(lambda: len(outcomes(rig)) == count)  # noqa: B023
+            assert "g1" in outcomes(rig), "f had its turn"
+            rig.runner._beside._seen_at = 0.0  # the synchronous call was long ago
+            await until(lambda: len(outcomes(rig)) == 6)
+            assert rig.runner._turn is None
+
+    run(test())
+
+
 def test_a_gateway_that_leaves_hands_back_what_has_not_begun() -> None:
     async def test() -> None:
         go = asyncio.Event()

@@ -54,7 +54,7 @@ class Fleet:
         self.ledger = ledger
         self._outputs = outputs = Outputs(ledger, settings.log_lines_per_call_max)
         self.on_output = outputs.raw
-        self._prefix, self._seq = name, 0
+        self._prefix, self.seq = name, 0  # calls and instances so far
         self.limits = Limiter(settings.tariff_round_ms)
         self.templates = Templates(provider, ledger, outputs, name)
         self._loop = asyncio.get_running_loop()
@@ -99,9 +99,9 @@ class Fleet:
         """A call enters. `reply` is told the answer, maybe before this returns (a refusal)."""
         if entry.pool.closed:
             reply.entry = entry = self._revived(entry)
-        self._seq += 1
+        self.seq += 1
         now = time.monotonic()
-        call = Call(self._seq, now, now + entry.timeout_seconds, reply)
+        call = Call(self.seq, now, now + entry.timeout_seconds, reply)
         reply.call = call
         entry.pool.submitted(call, now)
         self._turn.note(entry)
@@ -244,9 +244,9 @@ class Fleet:
             self._carry_out(entry)
 
     def _start_one(self, entry: Entry) -> None:
-        self._seq += 1
+        self.seq += 1
         now = time.monotonic()
-        channel = Channel(f"{self._prefix}-{self._seq:x}", self, entry, now)
+        channel = Channel(f"{self._prefix}-{self.seq:x}", self, entry, now)
         apart = self._apart.asked(entry, self._starts.under_way, now)
         if code := spawn(self._provider, entry, channel, parent=self.templates.parent(entry), apart=apart):
             entry.pool.failed(None, now, code)
@@ -336,7 +336,7 @@ class Fleet:
             return
         entry: Entry = channel.entry
         channel.read_out()
-        taken = entry.taken_by(channel, self._seq)
+        taken = entry.taken_by(channel, self.seq)
         channel.close()
         del entry.channels[channel.id]
         now = time.monotonic()

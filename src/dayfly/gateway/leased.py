@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from dayfly.core.decide.beside import TURN_SECONDS, Beside
 from dayfly.core.decide.route import pick_version
 from dayfly.core.model.call import WAITING
 from dayfly.core.model.durable import LeasedCall, Outcome, Ran
@@ -59,6 +60,9 @@ class Runner:
         self._unheard_bytes = 0
         self._fresh: list[Ran] = []  # of these, not yet said
         self._closing = False
+        self._beside = Beside(settings.async_beside_per_second)
+        self._begun = 0  # of what the fleet counts
+        self._turn: asyncio.TimerHandle | None = None  # when more may begin beside synchronous calls
 
     def __repr__(self) -> str:
         return f"<Runner {len(self._held)} held, {len(self._unheard)} outcomes unheard>"
@@ -80,7 +84,7 @@ class Runner:
         if isinstance(message, Run):
             for lease in message.calls:
                 self._take(lease)
-            for line_key in {(lease.namespace, lease.function, lease.qualifier) for lease in message.calls}:
+            for line_key in dict.fromkeys((lease.namespace, lease.function, lease.qualifier) for lease in message.calls):
                 self._pump(line_key)
         elif isinstance(message, Heard):
             for id_, epoch in message.leases:
@@ -144,12 +148,38 @@ class Runner:
                 self._tell(lease, outcome_by(refusal.kind.code), refusal.kind.code, refusal.detail)
                 continue
             entry = self.fleet.entry(function, version)
-            if not self._has_room(entry, line):
+            if not self._has_room(entry, line) or not self._has_time():
                 return
             line.waiting.popleft()
             leased = self._held[lease.id, lease.epoch] = Leased(self.fleet, self.ended, lease, entry)
             line.running.add(leased)
+            before = self.fleet.seq
             leased.begin()
+            self._begun += self.fleet.seq - before
+
+    def _has_time(self) -> bool:
+        """Whether one more may begin beside synchronous calls; if not, their turn is asked for, and until it comes none does."""
+        if self._turn is not None:
+            return False
+        now = time.monotonic()
+        self._beside.saw(self.fleet.seq - self._begun, now)
+        if self._beside.may_begin(now):
+            return True
+        self._turn = self._loop.call_later(TURN_SECONDS, self._next_turn)
+        return False
+
+    def _next_turn(self) -> None:
+        """What has ended since the last one is said in one message, and the next begin. The line that used the time up is last the next
+        time."""
+        self._turn = None
+        self._flush()
+        for key in list(self._lines):
+            before = self._begun
+            self._pump(key)
+            if self._turn is not None:
+                if self._begun > before:
+                    self._lines[key] = self._lines.pop(key)
+                return
 
     def _has_room(self, entry: Entry, line: _Line) -> bool:
         """No synchronous call waits there, and ours are within their share."""
@@ -203,7 +233,7 @@ class Runner:
         ):
             self._drop(next(iter(self._unheard)))  # control's lease ends, and it decides as for any that were lost
         self._fresh.append(ran)
-        if len(self._fresh) == 1 and len(self._unheard) <= UNHEARD_FEW:
+        if self._turn is None and len(self._fresh) == 1 and len(self._unheard) <= UNHEARD_FEW:
             self._loop.call_soon(self._flush)
 
     def _drop(self, key: Key) -> None:

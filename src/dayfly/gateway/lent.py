@@ -6,6 +6,7 @@ back. Must never read beyond the body: what comes behind it is the parser's. Use
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -17,7 +18,7 @@ _buffer = memoryview(bytearray(READ_BYTES))  # one for all: what is read is writ
 
 
 class Lending(asyncio.Protocol):
-    """The part of a connection that lends its transport for the rest of a body."""
+    """The part of a connection that lends its transport for the rest of a body, or gives it away."""
 
     if not TYPE_CHECKING:
         __slots__ = ()
@@ -28,11 +29,17 @@ class Lending(asyncio.Protocol):
         _transport: asyncio.Transport
         _parser: httptools.HttpRequestParser
         _current: Request | None
+        _upgrading: Request | None
+        _latest: Request | None
         _request: Request | None
         _reading: bool
         _held_back: bool
+        _queue: deque[Request]
+        _ended: bool
 
         def on_message_complete(self) -> None: ...
+
+        def abort(self) -> None: ...
 
     def lend(self, request: Request) -> None:
         """The rest of the current request's body goes to its sink without being parsed."""
@@ -44,6 +51,29 @@ class Lending(asyncio.Protocol):
         self._switch(self)
         self._parser = httptools.HttpRequestParser(self)
         self.on_message_complete()
+
+    def ignore_upgrade(self) -> None:
+        """An upgrade nobody here speaks is ignored (RFC 9110 §7.8): HTTP/1.1 goes on, for a parser that has not paused. httptools has
+        skipped the body, if there is one; the new parser is told of it by a head that nobody hears."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._latest = None
+        request = self._upgrading
+        if request is not None:
+            framing = b"transfer-encoding: chunked" if request.coded else b"content-length: %d" % request.length
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self._request, self._upgrading = request, None
+
+    def hand_over(self, protocol: Any) -> asyncio.Transport | None:
+        """The bytes are `protocol`'s from now on, which joins the site. None: the client sent more than it was to, and is cut."""
+        if self.closing or self._queue or self._request is not None or self._ended or self._current is None:
+            self.abort()
+            return None
+        self._current.answered = self.closing = True
+        self._current = None
+        self.site.replace(self, protocol)
+        self._transport.set_protocol(protocol)
+        self._transport.resume_reading()
+        return self._transport
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.pause_reading()

@@ -9,12 +9,13 @@ followed any further are answered in their turn, and are the last. Nothing here 
 import asyncio
 import time
 from collections import deque
-from typing import Any, cast
+from typing import cast
 
 import httptools
 import structlog
 
 from dayfly.core.model.errors import Refusal
+from dayfly.gateway.again import LastHead
 from dayfly.gateway.exchange import Request, bare_answer, refusal_answer
 from dayfly.gateway.head import parse_refusal, read_head
 from dayfly.gateway.lent import Lending
@@ -37,17 +38,20 @@ class Connection(Lending, asyncio.Protocol):
     """One client. The parser calls the on_… methods."""
 
     __slots__ = (
-        "_current", "_deaf", "_early", "_ended", "_framing", "_head_bytes", "_held", "_held_back", "_in_head", "_now", "_parser", "_queue",
-        "_reading", "_request", "_transport", "_turning", "_upgrading", "_write_paused", "closing", "deadline", "peer", "site",
+        "_current", "_deaf", "_early", "_ended", "_framing", "_head_bytes", "_held", "_held_back", "_in_head", "_last_head", "_latest",
+        "_now", "_parser", "_queue", "_reading", "_request", "_transport", "_turning", "_upgrading", "closing", "deadline", "peer",
+        "site", "write_paused",
     )  # fmt: skip
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.peer = ""
         self.deadline = self._now = 0.0  # `_now`: when the bytes came that are being parsed
-        self.closing = self._write_paused = False
+        self.closing = self.write_paused = False
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made, before anything else
         self._parser = httptools.HttpRequestParser(self)
+        self._last_head = LastHead()
+        self._latest: Request | None = None  # that became complete in this read
         self._request: Request | None = None  # being parsed
         self._upgrading: Request | None = None  # its head asks for an upgrade, its body is still to come
         self._current: Request | None = None  # being answered
@@ -85,13 +89,20 @@ class Connection(Lending, asyncio.Protocol):
                     request.sink.left()
                 request.sink = None
         self._queue.clear()
-        self._current = self._request = None
+        self._current = self._request = self._latest = None
+        self._last_head.forget()
         del self._parser  # it holds this connection
 
     def data_received(self, data: bytes) -> None:
         if self.closing or self._deaf:
             return
         self._now = time.monotonic()
+        last = self._last_head
+        if len(data) == last.size and self._current is None and data.startswith(last.head):
+            self._repeated(last.again(self, self._now, data))
+            return
+        last.forget()
+        at_rest = self._request is None and self._in_head and self._head_bytes == 0
         if self._in_head:
             if self._head_bytes == 0 and self._current is None:
                 self.deadline = self._now + self.site.settings.header_timeout_seconds
@@ -104,10 +115,9 @@ class Connection(Lending, asyncio.Protocol):
                 break
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
-                self._ignore_upgrade()
+                self.ignore_upgrade()
             except httptools.HttpParserCallbackError as error:  # raised by what the parser called: ours, not the client's
-                log.error("connection_failed", exc_info=error.__context__ or error)
-                self._give_up(Refusal("internal", "The gateway failed at this request; its log says why."))
+                self._failed(error.__context__ or error)
                 return
             except httptools.HttpParserError as error:
                 self._give_up(parse_refusal(str(error) or type(error).__name__, data))
@@ -117,16 +127,24 @@ class Connection(Lending, asyncio.Protocol):
                 self._give_up(Refusal("header_too_large", "The request's headers are over header_bytes_max."))
         elif self._request is not None and self._framing > FRAMING_BYTES_MAX + (FRAMING_FACTOR + 1) * self._request.received:
             self._give_up(Refusal("bad_request", "The body has more framing (chunk sizes, extensions, trailers) than content."))
+        latest, self._latest = self._latest, None
+        if at_rest and latest is not None and self._request is None:
+            last.keep(latest, data)
 
-    def _ignore_upgrade(self) -> None:
-        """An upgrade nobody here speaks is ignored (RFC 9110 §7.8): HTTP/1.1 goes on, for a parser that has not paused. httptools has
-        skipped the body, if there is one; the new parser is told of it by a head that nobody hears."""
-        self._parser = httptools.HttpRequestParser(self)
-        request = self._upgrading
-        if request is not None:
-            framing = b"transfer-encoding: chunked" if request.coded else b"content-length: %d" % request.length
-            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
-            self._request, self._upgrading = request, None
+    def _repeated(self, request: Request) -> None:
+        """One that was not parsed: its head is that of the one before (gateway/again.py)."""
+        self.deadline = float("inf")
+        self.site.requests += 1
+        self._held += request.received
+        try:
+            self._open(request)
+        except Exception as error:
+            self._request = request
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        log.error("connection_failed", exc_info=error)
+        self._give_up(Refusal("internal", "The gateway failed at this request; its log says why."))
 
     def eof_received(self) -> bool:
         """The client sends no more. One that has left and one that still reads look alike (docs/decisions/0015-half-closed.md)."""
@@ -143,12 +161,12 @@ class Connection(Lending, asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self.write_paused = True
         if self._current is not None and self._current.sink is not None:
             self._current.sink.writable(False)
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        self.write_paused = False
         if self._current is not None and self._current.sink is not None:
             self._current.sink.writable(True)
 
@@ -212,9 +230,9 @@ class Connection(Lending, asyncio.Protocol):
         request, self._request = self._request, None
         if request is None:
             return
-        self._in_head = True
+        self._in_head = request.complete = True
         self._head_bytes = 0
-        request.complete = True
+        self._latest = request
         self.deadline = float("inf")
         self.site.requests += 1
         if request is self._current:
@@ -289,10 +307,8 @@ class Connection(Lending, asyncio.Protocol):
             self._next()
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
-        status, lines, body = refusal_answer(refusal)
-        if refusal.kind.code in _LAST:
-            request.close = True
-        request.respond(status, lines, body)
+        request.close = request.close or refusal.kind.code in _LAST
+        request.respond(*refusal_answer(refusal))
 
     def _give_up(self, refusal: Refusal) -> None:
         """The bytes cannot be followed any further. This is answered when its turn comes, and is the last."""
@@ -343,10 +359,6 @@ class Connection(Lending, asyncio.Protocol):
     def receiving(self) -> bool:
         return self._request is not None or bool(self._queue)
 
-    @property
-    def write_paused(self) -> bool:
-        return self._write_paused
-
     def pause_reading(self) -> None:
         """Back-pressure from a sink that passes bodies on."""
         self._held_back = True
@@ -358,18 +370,6 @@ class Connection(Lending, asyncio.Protocol):
             self.deadline = time.monotonic() + self.site.settings.body_timeout_seconds  # the client's time runs again
         if not self.closing and not self._ended:
             self._transport.resume_reading()
-
-    def hand_over(self, protocol: Any) -> asyncio.Transport | None:
-        """The bytes are `protocol`'s from now on, which joins the site. None: the client sent more than it was to, and is cut."""
-        if self.closing or self._queue or self._request is not None or self._ended or self._current is None:
-            self.abort()
-            return None
-        self._current.answered = self.closing = True
-        self._current = None
-        self.site.replace(self, protocol)
-        self._transport.set_protocol(protocol)
-        self._transport.resume_reading()
-        return self._transport
 
     def _stop_reading(self) -> None:
         if self._reading:

@@ -123,7 +123,7 @@ class SharedFleet(Fleet):
             return
         if self._held.pop(entry, None) is not None and not self._held:
             self._commons.want(0)
-        name = f"{self._prefix}-{self._seq + 1:x}"
+        name = f"{self._prefix}-{self.seq + 1:x}"
         self._places[name] = place
         super()._start_one(entry)
         if name not in self._channels:

@@ -39,8 +39,11 @@ def load(source: str) -> None:
     sys.path.append(source)
     try:
         from dayfly.runtime import agent
-        from dayfly.sandbox import heap, launch  # noqa: F401
+        from dayfly.sandbox import heap, launch
 
+        heap.fill_holes()
+        theirs = (launch.Ticket.__init__, launch.Child.__init__, launch.Child.enter, launch.Kit.program, launch.Kit.stand)
+        heap.pack_code(agent.prefault, (Zygote.receive, Zygote.start, Zygote.fork, Zygote.become, Zygote.reap, Zygote.send, *theirs))
         agent.rehearse_import()
     finally:
         sys.path.remove(source)
@@ -114,9 +117,9 @@ class Zygote:
         # What a child would do for the first time is done here: its pages are then shared, and its start is shorter.
         heap.fill_holes()
         self.agent.rehearse()
-        heap.fill_holes()
+        self.agent.place_streams()
         gc.disable()  # a child's agent enables it again
-        gc.collect()
+        heap.fill_holes()
         gc.freeze()
 
     def serve(self) -> None:
@@ -214,8 +217,7 @@ class Zygote:
     def become(self, child: "launch.Child") -> None:
         """The child: into the sandbox, then serve calls. Never returns."""
         try:
-            signal.set_wakeup_fd(-1)
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # not `signal`: its enums alone touch 30 pages of each child
+            _signal.set_wakeup_fd(-1)  # the handlers stay: they do nothing, and runtime/boot.py makes all signals ordinary before user code
             child.enter()
         except BaseException as error:
             self.send_failure(child.ticket.instance, child.step, error)

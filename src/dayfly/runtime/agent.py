@@ -8,18 +8,17 @@ import os
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
 from sys import byteorder
-from sys import path as sys_path
-from time import monotonic_ns, thread_time_ns
 
 from dayfly.runtime import asgi, concurrent, handler, logs, packages, sequential, template, wsgi
 from dayfly.runtime.answers import Answers, frame
 from dayfly.runtime.boot import Boot, enter, enter_again, enter_from_packages, enter_packages, enter_template, reseed
 from dayfly.runtime.failure import describe, exit_fault, fitting, log_text
-from dayfly.runtime.frames import FAILED, PROGRESS_BYTES, READY, STDERR
+from dayfly.runtime.frames import FAILED, PROGRESS_BYTES, STDERR
 from dayfly.runtime.inbox import Inbox
 from dayfly.runtime.instance import Instance
 from dayfly.runtime.jsontext import dumps
-from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, replace_streams, send_text
+from dayfly.runtime.output import ERROR_LEVEL, Output, Scope, place_streams, replace_streams, send_text
+from dayfly.runtime.ready import LAYER_ROOT, clocks, say_ready
 from dayfly.runtime.rehearsal import prefault, rehearse, rehearse_import
 from dayfly.runtime.template import SEAT_FD
 from dayfly.runtime.touched import Touched
@@ -32,15 +31,13 @@ if TYPE_CHECKING:
     from dayfly.runtime.template import Offspring
 
 TASK_ROOT = "/var/task"
-LAYER_ROOT = "/opt/python"
 EXIT_INIT_FAILED = 1
 
-RECORD_US = 5_000  # an init that took less processor time is not worth anything (core/decide/snapshot.py: WORTH_US)
 GIVEN = 4  # requests, answers, progress, output
 processors: list[int] = []  # all that this machine's instances may use; the zygote fills it
 
-# What a zygote calls: it rehearses once, the others are for its children.
-__all__ = ["rehearse", "rehearse_import", "serve", "serve_template", "wait_and_serve"]
+# What a zygote calls: the first four before it forks, the others are for its children.
+__all__ = ["place_streams", "prefault", "rehearse", "rehearse_import", "serve", "serve_template", "wait_and_serve"]
 
 
 def wait_and_serve(seat_fd: int) -> "NoReturn":
@@ -106,7 +103,7 @@ def serve(
     os.register_at_fork(after_in_child=lambda: _forget(answers, inbox, *outputs))
     if seat is not None:
         _wait_for_files(seat)
-    began = _now()
+    began = clocks()
     try:
         enter(boot, task_root, layer_root)
         logs.watch(answers, scope)
@@ -132,7 +129,7 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
             _forget(answers, *outputs)
 
     os.register_at_fork(after_in_child=forget)
-    began = _now()
+    began = clocks()
     try:
         use_all_processors()
         function = _prepare(boot, answers, scope)
@@ -147,7 +144,7 @@ def serve_template(seat_fd: int, offspring: "Offspring") -> "NoReturn":
     offspring.settle()
     if not found:
         template.announce()  # the node knows first
-    _ready(answers, began, handler.is_async(function), "template", problems=found)
+    say_ready(answers, began, handler.is_async(function), "template", problems=found)
     if found:
         os._exit(0)
     touched = Touched(offspring.populate)
@@ -180,7 +177,7 @@ def _serve_copy(
     """In a template's child: wait to be given away, and go on from where the template stands. That of packages has no handler yet."""
     seat, origin = _wait_for_owner()
     seat.close()
-    began = _now()
+    began = clocks()
     boot = Boot(answers.read_boot())
     inbox, slots = Inbox(3), _mapped(5)
     os.register_at_fork(after_in_child=lambda: _forget(inbox))
@@ -229,7 +226,7 @@ def _run(instance: Instance, inbox: Inbox, function: "Callable[..., Any]", began
         except BaseException as error:
             _fail(instance.answers, instance.outputs, error)
     instance.finish_lines()
-    _ready(instance.answers, began, is_async, origin, may_record=origin in ("fork", "prepared"))
+    say_ready(instance.answers, began, is_async, origin, may_record=origin in ("fork", "prepared"))
     loop: Callable[..., Any] = concurrent.serve if is_async else sequential.serve
     loop(instance, inbox, function)
     os._exit(0)
@@ -244,23 +241,6 @@ def _started(instance: Instance, function: "Callable[..., Any]", is_async: bool)
     instance.become(application)
     application.start()
     return function
-
-
-def _now() -> tuple[int, int]:
-    """Time, and this thread's processor time, in nanoseconds."""
-    return monotonic_ns(), thread_time_ns()
-
-
-def _ready(
-    answers: Answers, began: tuple[int, int], is_async: bool, origin: str, *, problems: list[str] | None = None, may_record: bool = False
-) -> None:
-    time_us, cpu_us = ((now - then) // 1000 for now, then in zip(_now(), began, strict=True))
-    said: dict[str, Any] = {"init_us": time_us, "init_cpu_us": cpu_us, "async": is_async, "origin": origin}
-    if problems:
-        said["problems"] = problems
-    if may_record and cpu_us >= RECORD_US and LAYER_ROOT in sys_path:
-        said["imports"] = packages.imported(LAYER_ROOT)
-    answers.write(frame(READY, 0, meta=dumps(said)))
 
 
 def _fail(answers: Answers, outputs: tuple[Output, Output], error: BaseException) -> "NoReturn":

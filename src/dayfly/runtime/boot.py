@@ -23,6 +23,7 @@ RESERVED = frozenset(("_HANDLER", "_X_AMZN_TRACE_ID", "LAMBDA_TASK_ROOT", "LAMBD
 RESERVED_PREFIXES = ("AWS_LAMBDA_", "DAYFLY_")
 FREE = frozenset(("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL"))  # reserved prefix, but the user's to set
 SIGNALS = (int(_signal.SIGINT), int(_signal.SIGTERM), int(_signal.SIGCHLD))  # not `signal`: its enums are slow
+STDLIB = (os.path.dirname(os.__file__), f"{os.path.dirname(os.__file__)}/lib-dynload")
 PATH = "/usr/local/bin:/usr/bin:/bin:/opt/bin"
 
 
@@ -40,9 +41,9 @@ class Boot:
         self.memory_mb = int(given["memory_mb"])
         self.timeout_seconds = float(given["timeout_seconds"])
         self.concurrency = max(1, min(int(given.get("concurrency", 1)), SLOTS_MAX))
-        self.env = {str(name): str(value) for name, value in given.get("env", {}).items()}
-        self.secrets = tuple(str(name) for name in given.get("secrets", ()))
-        self.imports = tuple(str(name) for name in given["imports"]) if "imports" in given else None
+        self.env = {str(name): str(value) for name, value in given["env"].items()} if given.get("env") else {}
+        self.secrets = tuple(map(str, given.get("secrets", ())))
+        self.imports = tuple(map(str, given["imports"])) if "imports" in given else None
         self.log_group = f"/aws/lambda/{self.function}"
         self.log_stream = time.strftime("%Y/%m/%d", time.gmtime()) + f"/[{self.version}]{self.instance}"
 
@@ -95,10 +96,9 @@ def common_environment(boot: Boot, task_root: str, layer_root: str) -> dict[str,
 
 def import_path(boot: Boot, task_root: str, layer_root: str) -> list[str]:
     """sys.path: the function, what PYTHONPATH of its configuration names, its layer, the standard library. Nothing else."""
-    stdlib = os.path.dirname(os.__file__)
-    extra = [entry for entry in boot.env.get("PYTHONPATH", "").split(":") if entry]
-    layer = [layer_root] if os.path.isdir(layer_root) else []
-    return [task_root, *extra, *layer, stdlib, f"{stdlib}/lib-dynload"]
+    extra = filter(None, boot.env.get("PYTHONPATH", "").split(":"))
+    layer = [layer_root] if os.access(layer_root, os.F_OK) else []
+    return [task_root, *extra, *layer, *STDLIB]
 
 
 _kept: list[object] = []  # our modules, hidden from user code by `settle`; nothing of them is taken apart
@@ -112,8 +112,7 @@ def settle() -> None:
     _kept.append(sys.modules["__main__"])
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.modules.setdefault(HOOKS_NAME, hooks_module())  # also where nothing will be copied: whoever registers must find it
-    stdlib = os.path.dirname(os.__file__)
-    for path in [path for path in sys.path_importer_cache if not path.startswith(stdlib)]:
+    for path in [path for path in sys.path_importer_cache if not path.startswith(STDLIB[0])]:
         del sys.path_importer_cache[path]  # looked up before the sandbox's own folders are in place
     for name, value in SHARED.items():
         os.environ.setdefault(name, value)
@@ -132,12 +131,17 @@ def enter(boot: Boot, task_root: str, layer_root: str) -> None:
     _clean()
 
 
-def _be(variables: dict[str, str], path: list[str]) -> None:
+def adopt(variables: dict[str, str], path: list[str]) -> None:
+    """Environment and import path."""
     for name in variables:
         os.environ[name] = variables[name]
     if "TZ" in variables:
         time.tzset()
     sys.path[:] = path
+
+
+def _be(variables: dict[str, str], path: list[str]) -> None:
+    adopt(variables, path)
     reseed()
     gc.enable()
 

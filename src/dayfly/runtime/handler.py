@@ -20,6 +20,8 @@ ModuleSpec = sys.modules["_frozen_importlib"].ModuleSpec  # importlib's, without
 SourceFileLoader = sys.modules["_frozen_importlib_external"].SourceFileLoader
 BEFORE_SOURCE = ("", *_imp.extension_suffixes())
 
+CACHE_ENDING = f".{sys.implementation.cache_tag}.pyc"
+
 DEFAULT_FUNCTION = "handler"
 CO_COROUTINE, CO_ASYNC_GENERATOR = 0x80, 0x200  # inspect's, without inspect
 UNWRAP_MAX = 16  # functools.partial around functools.partial …
@@ -39,7 +41,7 @@ def split(handler: str) -> tuple[str, str]:
 def load(handler: str, task_root: str) -> "Callable[..., Any]":
     """Import the module and return its handler. Raises Fault as Lambda names it, or whatever the module raised."""
     module_name, function_name = split(handler)
-    _check_not_builtin(module_name, task_root)
+    check_not_builtin(module_name, task_root)
     try:
         module = run_file(module_name, task_root) if is_plain_file(module_name, task_root) else import_module(module_name)
     except ImportError as error:
@@ -55,7 +57,7 @@ def load(handler: str, task_root: str) -> "Callable[..., Any]":
     return found  # type: ignore[no-any-return]
 
 
-def _check_not_builtin(module_name: str, task_root: str) -> None:
+def check_not_builtin(module_name: str, task_root: str) -> None:
     """A user's json.py cannot be found behind the json that is loaded already: say so instead of "handler missing"."""
     top = module_name.partition(".")[0]
     shadowed = top in sys.modules and (os.access(f"{task_root}/{top}.py", os.F_OK) or os.access(f"{task_root}/{top}", os.F_OK))
@@ -80,16 +82,21 @@ def is_plain_file(name: str, folder: str) -> bool:
 def run_file(name: str, folder: str) -> ModuleType:
     """What importing a plain file comes to, without the import system: that is Python code of which each instance would copy 60 pages
     to find one file, and it takes as long as all walls together. The module is the same."""
-    path = f"{folder}/{name}.py"
+    return run_source(name, folder, read_source(f"{folder}/{name}.py"))
+
+
+def read_source(path: str) -> bytes:
+    """A file's bytes."""
     with open(path, "rb", buffering=0) as file:
-        source = file.read()
-    return run_source(name, path, source)
+        return file.read()
 
 
-def run_source(name: str, path: str, source: bytes) -> ModuleType:
+def run_source(name: str, folder: str, source: bytes) -> ModuleType:
     """A new module in sys.modules, executed. Raises what its code raises; then it is not there."""
+    path = f"{folder}/{name}.py"
     spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path)
     spec.has_location = True
+    spec.cached = f"{folder}/__pycache__/{name}{CACHE_ENDING}"  # importlib would find the same out with 20 pages of its own
     module = ModuleType(name)
     module.__spec__ = spec
     module.__loader__ = spec.loader

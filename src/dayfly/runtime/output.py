@@ -171,12 +171,18 @@ _made = make_streams()  # in the zygote: making them costs an instance 200 KB of
 _replaced: list[object] = []
 
 
+def place_streams() -> None:
+    """Put both streams in place; a zygote does it for its instances. Until they are attached they print to descriptors 1 and 2."""
+    _, (out, err) = _made
+    if sys.stdout is not out or sys.stderr is not err:
+        _replaced[:] = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__  # kept, so that nothing is flushed or taken apart
+        sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
+
+
 def replace_streams(answers: Answers, scope: Scope) -> tuple[Output, Output]:
-    """Put both streams in place; returns what is below them."""
-    outputs, (out, err) = _made
-    for output in outputs:
+    """Both streams in place, and attached; returns what is below them."""
+    place_streams()
+    for output in _made[0]:
         output.attach(answers, scope)
-    _replaced[:] = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__  # kept, so that nothing is flushed or taken apart
-    sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = err  # type: ignore[misc]
-    return outputs
+    return _made[0]

@@ -2,24 +2,27 @@
 
 Every function that runs for the first time writes to its own code (CPython's adaptive interpreter), fills caches and touches
 lazily made state. Done once before forking, all instances share the result; done after, each pays for it with its own copy of
-those pages and with time on the cold path. Must change nothing that an instance could notice: no environment, no import path,
-no random state, no descriptor left open. Called by the node's zygote, once, before it freezes its heap.
+those pages and with time on the cold path. So it plays all of a start, down to what takes no time: code that has learnt writes less.
+Must leave nothing that an instance could notice: environment, import path and streams are put back, random state is not touched, no
+descriptor stays open. Called by the node's zygote, once, before it freezes its heap.
 """
 
+import os
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM, socketpair
 from mmap import mmap
 from time import monotonic_ns
 
 from dayfly.runtime import sequential
-from dayfly.runtime.answers import Answers, frame
-from dayfly.runtime.boot import Boot, environment, import_path, settle
-from dayfly.runtime.frames import BOOT, CONTROL, DIRECT, HTTP, PROGRESS_BYTES, READY, REQUEST
-from dayfly.runtime.handler import is_async, is_plain_file, run_source, split
+from dayfly.runtime.answers import Answers
+from dayfly.runtime.boot import Boot, adopt, environment, import_path, settle
+from dayfly.runtime.frames import BOOT, CONTROL, DIRECT, HTTP, PROGRESS_BYTES, REQUEST
+from dayfly.runtime.handler import check_not_builtin, is_async, is_plain_file, read_source, run_source, split
 from dayfly.runtime.inbox import Inbox
 from dayfly.runtime.instance import Instance
-from dayfly.runtime.jsontext import dumps
-from dayfly.runtime.output import Scope, make_streams
+from dayfly.runtime.logs import watch
+from dayfly.runtime.output import Scope, replace_streams
+from dayfly.runtime.ready import clocks, say_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,20 +55,37 @@ def _play(number: int, calls: "tuple[tuple[int, bytes, bytes], ...]" = CALLS) ->
     page = mmap(-1, PROGRESS_BYTES)
     boot = Boot(stage.read_boot())
     scope = Scope()
-    outputs, streams = make_streams()
+    variables = environment(boot, "/var/task", "/opt/python")
+    environ, path, finders = {name: os.environ.get(name) for name in variables}, sys.path[:], sys.meta_path[:]
+    streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
+    outputs = replace_streams(stage, scope)
+    try:
+        began = clocks()
+        adopt(variables, import_path(boot, "/var/task", "/opt/python"))
+        watch(stage, scope)
+        check_not_builtin(split(boot.handler)[0], "/")
+        is_plain_file("rehearsal", "/")
+        read_source(os.devnull)
+        instance = Instance(boot, stage, memoryview(page).cast("Q"), scope, outputs)
+        instance.finish_lines()
+        say_ready(stage, began, is_async(_handler), "fork")
+        for kind, meta, body in calls:
+            head = REQUEST.pack(kind, 0, 4, len(meta), number + 1, monotonic_ns() + 10**12)
+            requests.send(head + b"call" + meta + body)
+            call = inbox.wait()
+            sequential.run_one(instance, _handler, call)
+            instance.is_worn_out(call.began)
+        sys.stdout.write("line\n")
+    finally:
+        sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
+        sys.meta_path[:], sys.path[:] = finders, path
+        for name, value in environ.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
     for output in outputs:
-        output.attach(stage, scope)
-    environment(boot, "/var/task", "/opt/python")
-    import_path(boot, "/var/task", "/opt/python")
-    split(boot.handler)
-    is_async(_handler)
-    instance = Instance(boot, stage, memoryview(page).cast("Q"), scope, outputs)
-    stage.write(frame(READY, 0, meta=dumps({"init_us": 1, "async": False})))
-    for kind, meta, body in calls:
-        head = REQUEST.pack(kind, 0, 4, len(meta), number + 1, monotonic_ns() + 10**12)
-        requests.send(head + b"call" + meta + body)
-        sequential.run_one(instance, _handler, inbox.wait())
-    streams[0].write("line\n")
+        output.forget()
     stage.forget()
     inbox.forget()
     requests.close()
@@ -106,7 +126,7 @@ def prefault() -> None:
     """Once more, in a child that waits for its function: the pages that a start and a first call write to are its own then, and the
     copying of them is over before anybody waits for it. A short play: a longer one costs each sandbox 54 pages and 0.3 ms more of a
     processor, and saves its first call next to nothing."""
-    run_source("rehearsal", "/rehearsal.py", SMALL_SOURCE)
+    run_source("rehearsal", "", SMALL_SOURCE)
     del sys.modules["rehearsal"]
     _play(0, CALLS[:2])
 
@@ -118,5 +138,5 @@ def rehearse_import() -> None:
         for finder in sys.meta_path:
             finder.find_spec("dayfly_no_such_module", None)
         is_plain_file("rehearsal", "/")
-        run_source("rehearsal", "/rehearsal.py", SOURCE)
+        run_source("rehearsal", "", SOURCE)
         del sys.modules["rehearsal"]

@@ -13,6 +13,7 @@ from struct import Struct, pack
 _libc = ctypes.CDLL(None, use_errno=True)
 madvise = _libc.madvise
 madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_entries: "dict[tuple[str, int], ctypes._NamedFuncPointer]" = {}  # by name and number of arguments, for `prepared`
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
@@ -80,10 +81,12 @@ def failure(what: str) -> OSError:
 def prepared(function: str, *arguments: object) -> "partial[int]":
     """A call of libc that is ready to be made: nothing is looked up any more. `arguments`: integers, bytes (passed by their
     address), or ctypes objects, whose values are those of the moment of the call. It returns what the function returns as a C
-    int; `failure` tells why when that is -1."""
-    entry = _libc[function]
-    entry.argtypes = [ctypes.c_void_p] * len(arguments)
-    return partial(entry, *arguments)
+    int; `failure` tells why when that is -1. Calls of one shape share what ctypes makes for them: a zygote's child copies what it uses."""
+    shape = function, len(arguments)
+    if shape not in _entries:
+        _entries[shape] = _libc[function]
+        _entries[shape].argtypes = [ctypes.c_void_p] * len(arguments)
+    return partial(_entries[shape], *arguments)
 
 
 def _call(what: str, number: int, *arguments: object) -> int:

@@ -97,6 +97,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Asynchronous calls (docs/async.md)
     async_waiting_max: Annotated[int, _about("Asynchronous calls that wait, in all; further ones get 429.", ge=1)] = 5_000_000
     async_share: Annotated[float, _about("Share of a function's instances that its asynchronous calls may take.", gt=0, le=1)] = 0.5
+    async_beside_per_second: Annotated[
+        float, _about("Asynchronous calls that one gateway begins each second while synchronous calls come.", gt=0)
+    ] = 2000.0
     async_concurrency: Annotated[int, _about("Asynchronous calls of one function that one gateway runs at once.", ge=1)] = 16
     async_in_hand_max: Annotated[int, _about("Asynchronous calls given to one gateway and not settled.", ge=1, le=100_000)] = 4096
     async_in_hand_bytes_max: Annotated[int, _about("Their bodies, beyond which no more are given out.", ge=1024)] = 64 * 1024 * 1024
