@@ -14,13 +14,13 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class LastHead:
-    """The head of a connection's last read, and the request that it came with. `size` is of the whole read; 0: nothing is known."""
+    """The head of a connection's last read, and the request that it came with. `size` is of the whole read; -1: nothing is known."""
 
     __slots__ = ("_misses", "_request", "head", "size")
 
     def __init__(self) -> None:
         self.head = b""
-        self.size = self._misses = 0
+        self.size, self._misses = -1, 0
         self._request: Request | None = None
 
     def again(self, connection: Wire, now: float, data: bytes) -> Request:
@@ -46,9 +46,9 @@ class LastHead:
 
     def forget(self) -> None:
         """Something else came."""
-        if self.size:
+        if self.size >= 0:
             self._misses += 1
-            self.size, self._request = 0, None
+            self.size, self._request = -1, None
 
     def keep(self, request: Request, data: bytes) -> None:
         """`request` was parsed from `data`. Nothing is kept when there is more or less in it, or when it may not be."""
