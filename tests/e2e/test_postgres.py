@@ -207,6 +207,7 @@ def test_nobody_but_control_has_the_password(on_postgres: OnPostgres, postgres_s
     postgres_server.stop()
     failed_deploy(platform)
     postgres_server.start()
+    platform.wait_for("control is there, or another one (control_renews)", lambda: platform.roles()["control"] and _served(platform))
     word = postgres_server.password.encode()
     control = platform.roles()["control"]
     seen = [pid for pid in platform.processes() if pid != control]

@@ -17,6 +17,7 @@ SOURCE = "import sys\nME = sys.modules[__name__]\nINITIALIZING = __spec__._initi
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "pycache_prefix", None)  # as in a sandbox; scripts/test keeps its own elsewhere
     yield str(tmp_path)
     sys.modules.pop(NAME, None)
 
